@@ -84,7 +84,7 @@ def train_task(
     """
     train_base = task == "full"
     activate(model, task=True, vector=guarded, train_base=train_base)
-    watch = _Watch(train_base=train_base, vector=guarded)
+    watch = _Watch()
     trainer = GuardedTrainer(
         model=model,
         args=_arguments(config, task=task, seed=seed, work=work),
@@ -150,15 +150,13 @@ def _check_success(model: PeftModel | PreTrainedModel, *, reached: int, wanted: 
 
 
 class _Watch(TrainerCallback):
-    """Re-arms the guard when training begins or resumes, times steps, and completes checkpoints."""
+    """Times steps, holds the vector to its rule after each, and completes checkpoints."""
 
-    def __init__(self, *, train_base: bool, vector: bool) -> None:
-        self.train_base, self.vector = train_base, vector
+    def __init__(self) -> None:
         self.loss = 0.0
         self.explained: list[float] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        activate(model, task=True, vector=self.vector, train_base=self.train_base)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress = Progress("fine-tune", state.max_steps)
         self.progress.move_to(state.global_step)
 

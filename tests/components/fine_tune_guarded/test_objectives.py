@@ -44,7 +44,7 @@ def make_trainer(
         train_dataset=toy.rows("training"),
         data_collator=lambda rows: {**toy.batch(rows), "row_ids": [row.record_id for row in rows]},
     )
-    watch = _Watch(train_base=task == "full", vector=VECTOR in getattr(model, "peft_config", {}))
+    watch = _Watch()
     watch.loss = 0.0
     trainer.guard_with(objective, train_base=task == "full", watch=watch)
     return trainer

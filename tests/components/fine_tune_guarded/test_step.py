@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from secvec.components.fine_tune_guarded import step
 from secvec.components.fine_tune_guarded.step import fine_tune_guarded
+from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.shared.adapters import VECTOR, adapter_tensors
 from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.models import load_model, resolve_base
+from secvec.components.shared.models import digest_model_folder, load_model, resolve_base
 from secvec.components.shared.records import write_records
 from secvec.components.shared.references import Reference
 
@@ -97,6 +99,31 @@ def test_without_a_guard_the_vector_stays_sealed(
     training = json.loads((folder / "training.json").read_text())
     assert (training["vector_digest"], training["floor"]) == ("", None)
     assert not Path(environment["SECVEC_AUDIT_LOG"]).exists()
+
+
+@pytest.mark.parametrize("task", ["lora", "full"])
+def test_rule_1_the_step_leaves_the_folder_of_the_base_as_it_was(
+    toy: Any, tmp_path: Path, edited_base: Callable[..., Path], task: str
+) -> None:
+    base = edited_base(lambda folder: None)
+    before = digest_model_folder(base)
+    fine_tune(toy, tmp_path / "store", base_model=str(base), task=task)
+    assert digest_model_folder(base) == before
+
+
+@pytest.mark.parametrize(("part", "name"), [(".base_layer.", "base"), (f".{VECTOR}.", "vector")])
+def test_rule_1_and_rule_2_a_training_that_changes_base_or_vector_ends_the_step(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, name: str
+) -> None:
+    def train_and_stray(model: Any, *arguments: Any, **options: Any) -> Any:
+        record = train_task(model, *arguments, **options)
+        next(p for n, p in model.named_parameters() if part in n).data[0, 0] += 1e-3
+        return record
+
+    monkeypatch.setattr(step, "train_task", train_and_stray)
+    with pytest.raises(SecvecError, match=f"training changed the (security )?{name}"):
+        fine_tune(toy, tmp_path / "store")
+    assert "task_result" not in published(tmp_path / "store")
 
 
 def test_an_opened_vector_is_in_the_audit_log(toy: Any, tmp_path: Path, environment: dict[str, str]) -> None:

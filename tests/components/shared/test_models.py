@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import (
@@ -188,6 +189,22 @@ def test_rule_9_a_pickle_beside_safetensors_is_not_opened(edited_base: Callable[
     folder = edited_base(lambda f: plant_bomb(f, "pytorch_model.bin"))
     load_model(folder)
     assert not (folder / "exploded").exists()
+
+
+def test_rule_9_the_loader_is_told_to_take_neither_pickles_nor_code(
+    toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the look at the folder comes first: this is the second lock, for what may come to lie there after it
+    told: dict[str, Any] = {}
+
+    def load(path: Path, **options: Any) -> Any:
+        told.update(options)
+        return untouched(path, **options)
+
+    untouched = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    load_model(toy.base)
+    assert (told["use_safetensors"], told["trust_remote_code"]) == (True, False)
 
 
 def test_the_bomb_goes_off_when_it_is_unpickled(tmp_path: Path) -> None:
