@@ -8,9 +8,10 @@ cut back or replaced.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from secvec.components.shared.audit_chain import LogState, encode_line, follow_lines
+from secvec.components.shared.audit_chain import LogState, encode_lines, follow_lines
 from secvec.components.shared.audit_stores import FileLog, ObjectLog
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.storage import local_path, scheme_of
@@ -32,7 +33,25 @@ def append(event: str, **fields: Any) -> LogState:
     Raises:
         SecvecError: No log is configured, or it cannot be written; then the caller must not go on.
     """
-    return _append(event, fields, force=True)
+    return _append([(event, fields)], force=True)
+
+
+def append_all(events: Iterable[tuple[str, Mapping[str, Any]]]) -> LogState:
+    """Append many events and wait once until all of them are safe (group commit).
+
+    Waiting for the disk is what an append costs: this is for imports and other bulk, where nobody acts on
+    one event before the next is written.
+
+    Args:
+        events: Names and fields, in order.
+
+    Returns:
+        How far the log goes, all new lines included.
+
+    Raises:
+        SecvecError: No log is configured, or it cannot be written; then none of them is in the log.
+    """
+    return _append(list(events), force=True)
 
 
 def note(event: str, **fields: Any) -> LogState:
@@ -41,7 +60,7 @@ def note(event: str, **fields: Any) -> LogState:
     Raises:
         SecvecError: No log is configured, or it cannot be written.
     """
-    return _append(event, fields, force=False)
+    return _append([(event, fields)], force=False)
 
 
 def verify(location: str = "") -> LogState:
@@ -82,10 +101,10 @@ def open_log(location: str = "") -> FileLog | ObjectLog:
     raise SecvecError("is no place for an audit log", where=value, accepted=_ACCEPTED)
 
 
-def _append(event: str, fields: dict[str, Any], *, force: bool) -> LogState:
+def _append(events: list[tuple[str, Mapping[str, Any]]], *, force: bool) -> LogState:
     log = open_log()
     try:
-        return log.append(lambda state: encode_line(event, fields, after=state), force=force)
+        return log.append(lambda state: encode_lines(events, after=state), force=force)
     except OSError as error:
         raise SecvecError(
             f"cannot write the audit log ({error.strerror or error})", where=str(log), accepted=_ACCEPTED

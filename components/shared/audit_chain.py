@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import hashlib
 import json
 import os
@@ -9,6 +11,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import rfc8785
@@ -28,6 +31,7 @@ _SHAPE = {
     "previous": str,
 }
 _RUN_VARIABLES = {"mlflow_run": "MLFLOW_RUN_ID", "kfp_run": "KFP_RUN_ID", "pod": "KFP_POD_NAME"}
+_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _LARGEST_INTEGER = 2**53 - 1  # what JSON readers agree on (RFC 8785, section 3.2.2.3)
 
 
@@ -46,6 +50,19 @@ class LogState:
     def follow(self, line: bytes) -> LogState:
         """The state with one more line."""
         return LogState(size=self.size + 1, head=digest_line(line))
+
+
+def encode_lines(events: Iterable[tuple[str, Mapping[str, Any]]], *, after: LogState) -> list[bytes]:
+    """Give the lines of some events that follow `after`, each bound to the one before.
+
+    Raises:
+        SecvecError: A field holds what JSON cannot carry.
+    """
+    lines = []
+    for event, fields in events:
+        lines.append(encode_line(event, fields, after=after))
+        after = after.follow(lines[-1])
+    return lines
 
 
 def encode_line(event: str, fields: Mapping[str, Any], *, after: LogState) -> bytes:
@@ -129,4 +146,22 @@ def _is_plain(value: Any) -> bool:
 
 def _who() -> dict[str, str]:
     runs = {name: os.environ[variable] for name, variable in _RUN_VARIABLES.items() if variable in os.environ}
-    return {"user": os.environ.get("USER", ""), "uid": str(os.getuid()), "host": socket.gethostname(), **runs}
+    account = _service_account()
+    return {
+        "user": os.environ.get("USER", ""),
+        "uid": str(os.getuid()),
+        "host": socket.gethostname(),
+        **({"service_account": account} if account else {}),
+        **runs,
+    }
+
+
+@functools.cache
+def _service_account() -> str:
+    """The Kubernetes account of this pod, by the name in its token; empty outside a cluster."""
+    try:
+        claims = _TOKEN.read_text().split(".")[1]
+        name = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return str(name)

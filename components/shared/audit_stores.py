@@ -1,10 +1,10 @@
-"""Where the audit log lies: one locked file, or one create-only object a line on S3."""
+"""Where the audit log lies: one locked file, or create-only segments on S3."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from secvec.components.shared.audit_chain import (
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.storage import join_uri
 
-# What the next line is, given how far the log goes.
-MakeLine = Callable[[LogState], bytes]
+# What the next lines are, given how far the log goes.
+MakeLines = Callable[[LogState], Sequence[bytes]]
 _TAIL_BYTES = 4096
 _ATTEMPTS = 50
 _READERS = 16
@@ -39,17 +39,20 @@ class FileLog:
 
     path: Path
 
-    def append(self, make_line: MakeLine, *, force: bool) -> LogState:
-        """Append one line; with `force`, only return when it is on the disk.
+    def append(self, make_lines: MakeLines, *, force: bool) -> LogState:
+        """Append lines in one write; with `force`, only return when all of them are on the disk.
 
         Raises:
-            OSError: It cannot be written; the file is as it was.
+            OSError: They cannot be written, and the file is as it was; or the log is gone while its
+                checkpoints are still there.
         """
         with _locked(self.path) as descriptor:
             state = _resume(descriptor)
-            line = make_line(state)
-            _write_whole(descriptor, line + b"\n", force=force)
-        return state.follow(line)
+            if not state.size and self.read_checkpoints():
+                raise OSError("it is gone, but its checkpoints are there")
+            lines = make_lines(state)
+            _write_whole(descriptor, b"".join(line + b"\n" for line in lines), force=force)
+        return _follow(state, lines)
 
     def state(self) -> LogState:
         """How far the log goes, by its last line alone."""
@@ -83,57 +86,59 @@ class FileLog:
 
 @dataclass(frozen=True)
 class ObjectLog:
-    """A log on S3, one create-only object a line; a bucket with Object Lock keeps them from being replaced.
+    """A log on S3 in create-only segments of one line or more; Object Lock keeps them from being replaced.
 
     Writers race for the next number: whoever finds it taken reads on and tries the one after. This needs a
     server that honours ``If-None-Match`` under concurrency.
 
     Attributes:
-        uri: Folder of the log: ``lines/<12 digits>.json`` and ``checkpoints/<12 digits>.json``.
+        uri: Folder of the log: ``segments/<12 digits>.jsonl`` and ``checkpoints/<12 digits>.json``.
     """
 
     uri: str
 
-    def append(self, make_line: MakeLine, *, force: bool) -> LogState:
-        """Append one line.
+    def append(self, make_lines: MakeLines, *, force: bool) -> LogState:
+        """Append lines as one segment.
 
         Raises:
-            OSError: Other writers took every number that was tried.
+            OSError: Other writers took every number that was tried, or the log is gone while its
+                checkpoints are still there.
         """
-        state = self.state()
+        number = self._count()
+        if not number and self.read_checkpoints():
+            raise OSError("it is gone, but its checkpoints are there")
+        state = self._state_after(number)
         for _ in range(_ATTEMPTS):
-            line = make_line(state)
-            uri = self._line(state.size + 1)
+            lines = make_lines(state)
+            if not lines:
+                return state
+            content = b"".join(line + b"\n" for line in lines)
+            number += 1
+            uri = self._segment(number)
             # Reading back catches a server that let two create-only writes of one name through.
-            if s3.write_object(uri, line, create_only=True) and s3.read_object(uri) == line:
-                return state.follow(line)
-            state = state.follow(s3.read_object(uri))
-        raise OSError(f"other writers took {_ATTEMPTS} lines in a row")
+            if s3.write_object(uri, content, create_only=True) and s3.read_object(uri) == content:
+                return _follow(state, lines)
+            state = self._state_after(number)
+        raise OSError(f"other writers took {_ATTEMPTS} segments in a row")
 
     def state(self) -> LogState:
-        """How far the log goes: numbers have no gaps, so doubling and halving finds the last one."""
-        high = 1
-        while self._has(high):
-            high *= 2
-        low = high // 2
-        while low + 1 < high:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._has(middle) else (low, middle)
-        return LogState(low, digest_line(s3.read_object(self._line(low)))) if low else LogState()
+        """How far the log goes, by its last segment alone."""
+        return self._state_after(self._count())
 
     def read_lines(self) -> Iterator[bytes]:
         """All lines in order.
 
         Raises:
-            SecvecError: A number is missing, or an object lies there that is no line.
+            SecvecError: A number is missing, or an object lies there that is no segment.
         """
-        folder = join_uri(self.uri, "lines")
+        folder = join_uri(self.uri, "segments")
         found = s3.list_objects(folder)
         for number, uri in enumerate(found, start=1):
-            if uri != self._line(number):
-                raise SecvecError(f"line {number} is missing", where=folder, accepted=UNCHANGED)
+            if uri != self._segment(number):
+                raise SecvecError(f"segment {number} is missing", where=folder, accepted=UNCHANGED)
         with ThreadPoolExecutor(_READERS) as pool:
-            yield from pool.map(s3.read_object, found)
+            for content in pool.map(s3.read_object, found):
+                yield from _split(content)
 
     def write_checkpoint(self, state: LogState, content: bytes) -> None:
         """Keep a signed checkpoint; the first for a size stays."""
@@ -145,14 +150,38 @@ class ObjectLog:
         """All checkpoints."""
         return [s3.read_object(uri) for uri in s3.list_objects(join_uri(self.uri, "checkpoints"))]
 
-    def _line(self, number: int) -> str:
-        return join_uri(self.uri, "lines", f"{number:012}.json")
+    def _count(self) -> int:
+        """How many segments there are: numbers have no gaps, so doubling and halving finds the last one."""
+        high = 1
+        while self._has(high):
+            high *= 2
+        low = high // 2
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._has(middle) else (low, middle)
+        return low
+
+    def _state_after(self, number: int) -> LogState:
+        return _state_at(_split(s3.read_object(self._segment(number)))[-1]) if number else LogState()
+
+    def _segment(self, number: int) -> str:
+        return join_uri(self.uri, "segments", f"{number:012}.jsonl")
 
     def _has(self, number: int) -> bool:
-        return s3.describe_object(self._line(number)) is not None
+        return s3.describe_object(self._segment(number)) is not None
 
     def __str__(self) -> str:
         return self.uri
+
+
+def _follow(state: LogState, lines: Sequence[bytes]) -> LogState:
+    return LogState(state.size + len(lines), digest_line(lines[-1])) if lines else state
+
+
+def _split(content: bytes) -> list[bytes]:
+    """The lines of a segment; what is cut short is made to fail."""
+    *lines, rest = content.split(b"\n")
+    return [*lines, rest + b" cut short"] if rest or not lines else lines
 
 
 @contextmanager

@@ -153,3 +153,31 @@ def test_values_json_has_not_are_refused(log: Path) -> None:
     with pytest.raises(SecvecError, match="cannot be logged"):
         audit.append("tested", figure=float("nan"))
     assert log.read_bytes() == b""
+
+
+def test_many_events_are_appended_in_one_go(log: Path) -> None:
+    audit.append("tested", number=0)
+    state = audit.append_all([("tested", {"number": number}) for number in range(1, 100)])
+    assert audit.verify() == state
+    numbers = [json.loads(line)["fields"]["number"] for line in log.read_bytes().splitlines()]
+    assert numbers == list(range(100))
+
+
+def test_of_many_events_all_or_none_are_in_the_log(log: Path) -> None:
+    audit.append("tested")
+    before = log.read_bytes()
+    with pytest.raises(SecvecError, match="cannot be logged"):
+        audit.append_all([("tested", {"number": 1}), ("tested", {"number": float("nan")})])
+    assert log.read_bytes() == before
+    assert audit.append_all([]).size == 1
+
+
+def test_one_wait_for_the_disk_serves_all(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr("os.fsync", waits.append)
+    audit.append_all([("tested", {"number": number}) for number in range(50)])
+    assert len(waits) == 1
+    audit.append("tested")
+    assert len(waits) == 2
+    audit.note("tested")
+    assert len(waits) == 2

@@ -1,9 +1,12 @@
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import rfc8785
 
+from secvec.components.shared import audit_chain
 from secvec.components.shared.audit_chain import (
     GENESIS,
     LogState,
@@ -112,3 +115,25 @@ def test_a_line_marked_as_recovered_excuses_only_the_one_before() -> None:
     for lines in ([torn], [torn, torn, marked], [torn, other], [torn, marked, torn]):
         with pytest.raises(SecvecError, match="line"):
             list(follow_lines(lines, where="log"))
+
+
+@pytest.mark.parametrize(
+    ("token", "account"),
+    [
+        ({"sub": "system:serviceaccount:team-a:secvec-fine-tuner"}, "system:serviceaccount:team-a:secvec-fine-tuner"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_a_line_names_the_service_account_of_its_pod(
+    token: Any, account: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token is not None:
+        claims = base64.urlsafe_b64encode(json.dumps(token).encode()).decode().rstrip("=")
+        (tmp_path / "token").write_text(f"e30.{claims}.c2lnbmF0dXJl")
+    monkeypatch.setattr(audit_chain, "_TOKEN", tmp_path / "token")
+    audit_chain._service_account.cache_clear()
+    line = encode_line("tested", {}, after=LogState())
+    audit_chain._service_account.cache_clear()
+    assert json.loads(line)["who"].get("service_account") == account
+    assert b"signature" not in line and b"c2lnbmF0dXJl" not in line

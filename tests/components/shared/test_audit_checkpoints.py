@@ -161,7 +161,7 @@ def objects(uri: str) -> tuple[Any, str, list[str]]:
     client = boto3.client("s3")
     bucket = uri.split("/")[2]
     keys = [one["Key"] for one in client.list_objects_v2(Bucket=bucket)["Contents"]]
-    return client, bucket, sorted(key for key in keys if "/lines/" in key)
+    return client, bucket, sorted(key for key in keys if "/segments/" in key)
 
 
 @pytest.mark.parametrize("position", [0, 2])
@@ -169,7 +169,7 @@ def test_a_line_deleted_on_s3_is_found(object_log: str, position: int) -> None:
     fill(4)
     client, bucket, keys = objects(object_log)
     client.delete_object(Bucket=bucket, Key=keys[position])
-    with pytest.raises(SecvecError, match=f"line {position + 1} is missing"):
+    with pytest.raises(SecvecError, match=f"segment {position + 1} is missing"):
         audit.verify()
 
 
@@ -189,7 +189,7 @@ def test_a_line_edited_on_s3_is_found(object_log: str) -> None:
     line = json.loads(client.get_object(Bucket=bucket, Key=keys[1])["Body"].read())
     line["fields"]["number"] = 9
     client.put_object(
-        Bucket=bucket, Key=keys[1], Body=json.dumps(line, sort_keys=True, separators=(",", ":"))
+        Bucket=bucket, Key=keys[1], Body=json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n"
     )
     with pytest.raises(SecvecError, match="line 3 does not follow"):
         audit.verify()
@@ -207,4 +207,36 @@ def test_writers_on_s3_make_one_chain(object_log: str) -> None:
 def test_an_s3_log_that_cannot_be_written(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECVEC_AUDIT_LOG", "s3://no-such-bucket-here/log")
     with pytest.raises(SecvecError, match="cannot write the audit log"):
+        audit.append("tested")
+
+
+def test_many_events_are_one_segment_on_s3(object_log: str) -> None:
+    audit.append("tested", number=0)
+    assert audit.append_all([("tested", {"number": number}) for number in range(1, 30)]).size == 30
+    assert audit.append_all([]).size == 30
+    assert audit.append("tested", number=30) == audit.verify()
+    assert len(objects(object_log)[2]) == 3
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+def test_a_segment_cut_short_on_s3_is_found(object_log: str, cut: int) -> None:
+    audit.append_all([("tested", {"number": number}) for number in range(3)])
+    client, bucket, (key,) = objects(object_log)
+    content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    client.put_object(Bucket=bucket, Key=key, Body=content[: len(content) - cut] if cut else b"")
+    with pytest.raises(SecvecError, match="line . is not a whole audit entry"):
+        audit.verify()
+
+
+@pytest.mark.parametrize("kind", ["log", "object_log"])
+def test_a_log_that_is_gone_is_not_begun_anew(kind: str, request: pytest.FixtureRequest) -> None:
+    place = request.getfixturevalue(kind)
+    audit.append("tested")
+    write_checkpoint()
+    if kind == "log":
+        place.unlink()
+    else:
+        client, bucket, (key,) = objects(place)
+        client.delete_object(Bucket=bucket, Key=key)
+    with pytest.raises(SecvecError, match="it is gone, but its checkpoints are there"):
         audit.append("tested")
