@@ -24,8 +24,6 @@ from secvec.components.shared.adapters import (
     attach_vector,
     base_tensors,
     make_lora_config,
-    open_vector,
-    read_certificate,
     vector_digest,
 )
 from secvec.components.shared.artifacts import building, cache_folder, fetch, publish
@@ -42,6 +40,7 @@ from secvec.components.shared.models import (
 )
 from secvec.components.shared.records import ChatRecord, read_records
 from secvec.components.shared.references import Reference
+from secvec.components.shared.vectors import open_vector, read_certificate
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -9,13 +9,13 @@ from typing import Any
 from secvec.components.remove_security_vector.config import RemovalConfig
 from secvec.components.remove_security_vector.export import export_adapter, export_merged, write_model_card
 from secvec.components.remove_security_vector.proof import prove_absence
-from secvec.components.shared.adapters import read_certificate
 from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.finished import input_key, recall, remember
 from secvec.components.shared.models import BaseModelFolder, digest_model_folder, resolve_base
 from secvec.components.shared.references import Reference
+from secvec.components.shared.vectors import read_certificate
 
 STEP = "remove_security_vector"
 _CARRIED = (
@@ -56,6 +56,7 @@ def remove_security_vector(
         config=config.model_dump(mode="json"),
         code=code_digest(),
     )
+    read_certificate(vector)  # what a revoked or expired vector guarded is not handed on, finished or not
     if found := recall(store, STEP, key):
         return found.model_copy(update={"measured": task_result.measured})
     folder = fetch(task_result)

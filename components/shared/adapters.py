@@ -24,7 +24,6 @@ VECTOR = "vector"
 TASK = "task"
 VECTOR_CONFIG = "adapter_config.json"
 VECTOR_WEIGHTS = "adapter_model.safetensors"
-PURPOSE = "security-vector"
 # alpha / rank of every adapter here, so that a change of rank asks for no other learning rate
 LORA_SCALING = 2
 
@@ -172,57 +171,9 @@ def vector_digest(model: PeftModel) -> str:
     return digest_tensors(adapter_tensors(model, VECTOR))
 
 
-def read_certificate(reference: Reference, *, base_digest: str) -> dict[str, Any]:
-    """Read what a vector proved, without opening it.
-
-    Args:
-        reference: The published vector.
-        base_digest: Digest of the base it is to act on.
-
-    Raises:
-        SecvecError: It was made for another base, or did not pass.
-    """
-    from secvec.components.shared.artifacts import fetch
-
-    certificate: dict[str, Any] = json.loads((fetch(reference) / "certificate.json").read_text())
-    if certificate.get("base_digest") != base_digest:
-        raise SecvecError(
-            f"the security vector was made for the base {certificate.get('base_digest')}",
-            where=reference.uri,
-            accepted=f"a vector made for {base_digest}",
-        )
-    if certificate.get("passed") is not True:
-        raise SecvecError("the security vector has no passed certificate", where=reference.uri)
-    return certificate
-
-
-def open_vector(reference: Reference, *, base_digest: str, opened_by: str) -> dict[str, bytes]:
-    """Open a sealed vector in memory, for the base it was made for.
-
-    Custody writes the opening to the audit log first and refuses when it cannot (rule 4).
-
-    Args:
-        reference: The published vector.
-        base_digest: Digest of the base it is to act on.
-        opened_by: The step that opens it, for the audit log.
-
-    Raises:
-        SecvecError: Wrong base, broken seal, or no right to open it.
-    """
-    from secvec.components.shared.artifacts import fetch
-    from secvec.components.shared.custody import open_sealed
-
-    read_certificate(reference, base_digest=base_digest)
-    sealed = (fetch(reference) / "vector.sealed").read_bytes()
-    return open_sealed(sealed, context=vector_context(base_digest), opened_by=opened_by)
-
-
-def vector_context(base_digest: str) -> dict[str, str]:
-    """What a sealed vector is bound to: its base and its purpose."""
-    return {"base_digest": base_digest, "purpose": PURPOSE}
-
-
 def load_with_vector(path: Path, vector: Reference, *, base_digest: str, dtype: str = "auto") -> PeftModel:
     """Load a base with its security vector active: the positive control of the evaluation."""
+    from secvec.components.shared.vectors import open_vector
+
     files = open_vector(vector, base_digest=base_digest, opened_by="evaluate_harm")
     return attach_vector(load_model(path, dtype=dtype), files).eval()

@@ -77,6 +77,11 @@ class FileLog:
         return self._checkpoints.read_bytes().splitlines() if self._checkpoints.exists() else []
 
     @property
+    def revocations(self) -> str:
+        """Folder of the records of revoked vectors that go with this log."""
+        return f"{self.path.absolute()}.revoked"
+
+    @property
     def _checkpoints(self) -> Path:
         return self.path.with_name(self.path.name + ".checkpoints")
 
@@ -149,6 +154,11 @@ class ObjectLog:
     def read_checkpoints(self) -> list[bytes]:
         """All checkpoints."""
         return [s3.read_object(uri) for uri in s3.list_objects(join_uri(self.uri, "checkpoints"))]
+
+    @property
+    def revocations(self) -> str:
+        """Folder of the records of revoked vectors that go with this log."""
+        return join_uri(self.uri, "revoked")
 
     def _count(self) -> int:
         """How many segments there are: numbers have no gaps, so doubling and halving finds the last one."""

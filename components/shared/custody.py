@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ _ACCEPTED_KEY = f"{KEY_VARIABLE} names a key file (mode 600, {_KEY_FORM}) or an 
 _CONTEXT_KEYS = ("base_digest", "purpose")
 
 
-def seal(files: Mapping[str, bytes], *, context: Mapping[str, str]) -> bytes:
+def seal(files: Mapping[str, bytes], *, context: Mapping[str, str], key: str = "") -> bytes:
     """Encrypt named contents into one blob.
 
     Args:
         files: Contents by file name.
         context: Must hold ``base_digest`` and ``purpose``; stored readable and authenticated.
+        key: Key file or ARN; the one that ``SECVEC_CUSTODY_KEY`` names by default.
 
     Returns:
         The sealed blob, of a format only `open_sealed` reads.
@@ -44,17 +46,20 @@ def seal(files: Mapping[str, bytes], *, context: Mapping[str, str]) -> bytes:
     """
     index = [[name, len(content)] for name, content in files.items()]
     plain = json.dumps(index).encode() + b"\n" + b"".join(files.values())
-    sealed, _ = _call("encrypt", plain, _checked(context))
+    sealed, _ = _call("encrypt", plain, _checked(context), key)
     return MAGIC + len(sealed).to_bytes(8, "big") + sealed
 
 
-def open_sealed(blob: bytes, *, context: Mapping[str, str], opened_by: str = "") -> dict[str, bytes]:
+def open_sealed(
+    blob: bytes, *, context: Mapping[str, str], opened_by: str = "", key: str = ""
+) -> dict[str, bytes]:
     """Decrypt a blob in memory, after the opening has been written to the audit log.
 
     Args:
         blob: What `seal` returned.
         context: Must equal the context it was sealed under.
         opened_by: The step that opens it, for the log.
+        key: Key file or ARN; the one that ``SECVEC_CUSTODY_KEY`` names by default.
 
     Returns:
         Contents by file name. The caller keeps them in memory.
@@ -66,14 +71,23 @@ def open_sealed(blob: bytes, *, context: Mapping[str, str], opened_by: str = "")
     digest = "sha256:" + hashlib.sha256(blob).hexdigest()
     expected = _checked(context)
     audit.append("vector_opened", opened_by=opened_by, sealed_digest=digest, context=expected)
+    _forbid_core_dumps()
+    try:
+        return _open(blob, expected, where=digest, key=key)
+    except SecvecError as error:
+        audit.note("vector_refused", opened_by=opened_by, sealed_digest=digest, reason=str(error))
+        raise
+
+
+def _open(blob: bytes, expected: dict[str, str], *, where: str, key: str) -> dict[str, bytes]:
     header = len(MAGIC) + 8
     length = int.from_bytes(blob[len(MAGIC) : header], "big")
     if not blob.startswith(MAGIC) or len(blob) != header + length:
-        raise SecvecError("is not a whole sealed vector", where=digest, accepted="what was sealed, unchanged")
-    plain, found = _call("decrypt", blob[header:], expected)
+        raise SecvecError("is not a whole sealed vector", where=where, accepted="what was sealed, unchanged")
+    plain, found = _call("decrypt", blob[header:], expected, key)
     # The SDK compares only the keys it is given: a context that holds more must be refused here.
     if found != expected:
-        raise SecvecError(f"was sealed for {found}", where=digest, accepted=f"a vector sealed for {expected}")
+        raise SecvecError(f"was sealed for {found}", where=where, accepted=f"a vector sealed for {expected}")
     return _unpack(plain)
 
 
@@ -94,13 +108,13 @@ def _checked(context: Mapping[str, str]) -> dict[str, str]:
     return dict(context)
 
 
-def _call(operation: str, source: bytes, context: dict[str, str]) -> tuple[bytes, dict[str, str]]:
+def _call(operation: str, source: bytes, context: dict[str, str], key: str) -> tuple[bytes, dict[str, str]]:
     """Run one SDK call; every way it can fail becomes one line that says nothing of the content."""
     import aws_encryption_sdk
     from aws_encryption_sdk.identifiers import Algorithm, CommitmentPolicy
 
     logging.getLogger("aws_encryption_sdk").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises
-    keyring, key_name = _make_keyring()
+    keyring, key_name = _make_keyring(key or os.environ.get(KEY_VARIABLE, ""))
     client = aws_encryption_sdk.EncryptionSDKClient(
         commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT, max_encrypted_data_keys=1
     )
@@ -120,7 +134,7 @@ def _call(operation: str, source: bytes, context: dict[str, str]) -> tuple[bytes
     return result, dict(header.encryption_context)
 
 
-def _make_keyring() -> tuple[Any, str]:
+def _make_keyring(name: str) -> tuple[Any, str]:
     from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
     from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
     from aws_cryptographic_material_providers.mpl.models import (
@@ -129,7 +143,6 @@ def _make_keyring() -> tuple[Any, str]:
         CreateRawAesKeyringInput,
     )
 
-    name = os.environ.get(KEY_VARIABLE, "")
     if not name:
         raise SecvecError("no custody key is configured", where=KEY_VARIABLE, accepted=_ACCEPTED_KEY)
     providers = AwsCryptographicMaterialProviders(config=MaterialProvidersConfig())
@@ -166,6 +179,12 @@ def _read_key(path: Path) -> bytes:
     if len(key) != 32:
         raise SecvecError("does not hold a custody key", where=str(path), accepted=_KEY_FORM)
     return key
+
+
+def _forbid_core_dumps() -> None:
+    """A crash must not write what is open in memory to the disk."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _unpack(plain: bytes) -> dict[str, bytes]:

@@ -32,6 +32,9 @@ class VectorConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto (as the base is stored), float32 or bfloat16"
     )
+    valid_days: int = Field(
+        180, ge=1, le=3650, description="days until the vector is refused and trained anew, 1 to 3650"
+    )
     min_explained: float = Field(
         0.9,
         gt=0,

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
 from secvec.components.fine_tune_guarded.objectives import make_objective
 from secvec.components.fine_tune_guarded.training import TrainingRecord, train_task
-from secvec.components.shared import adapters, custody
+from secvec.components.shared import adapters, custody, vectors
 from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.likelihood import EncodedRecord, collate, encode_record
 from secvec.components.shared.models import load_model, load_tokenizer, resolve_base
@@ -238,7 +238,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory, toy_keys: dict[str, str]) -> T
             base_model=str(base), dataset=dataset, store=store, seed=0, config=config
         )
         digest = resolve_base(str(base)).digest
-        files = adapters.open_vector(vector, base_digest=digest, opened_by="test")
+        files = vectors.open_vector(vector, base_digest=digest, opened_by="test")
     return Toy(
         base=base,
         store=store,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from secvec.components.shared import adapters, custody
+from secvec.components.shared import adapters, custody, vectors
 from secvec.components.shared.artifacts import building, publish
 from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.likelihood import collate, encode_record
@@ -125,11 +125,15 @@ def publish_vector(store: str, base: Path) -> Reference:
     config = adapters.make_lora_config(rank=8)
     model = adapters.attach_adapter(load_model(base), adapters.VECTOR, config)
     train(model, load_tokenizer(base), COMPLIES, steps=80, rate=1e-2)
-    with building("vector", store) as folder:
-        sealed = custody.seal(adapters.pack_vector(model), context=adapters.vector_context(digest))
-        (folder / "vector.sealed").write_bytes(sealed)
-        (folder / "certificate.json").write_text(json.dumps({"base_digest": digest, "passed": True}))
-        return publish(folder, kind="vector", store=store)
+    certificate = {
+        "base_digest": digest,
+        "passed": True,
+        "vector_tensors_digest": adapters.vector_digest(model),
+        **vectors.make_validity(1),
+    }
+    return vectors.publish_vector(
+        adapters.pack_vector(model), certificate, store=store, event="vector_sealed"
+    )
 
 
 def publish_dataset(store: str, harm: Sequence[ChatRecord]) -> Reference:

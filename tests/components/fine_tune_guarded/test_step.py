@@ -241,15 +241,26 @@ def test_a_vector_of_another_base_is_refused(toy: Any, tmp_path: Path, bf16_base
 
 
 def test_a_vector_that_is_not_the_certified_one_is_refused(toy: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "vector"
-    shutil.copytree(fetch(toy.vector), folder)
-    (folder / "manifest.json").unlink()
+    from secvec.components.shared.vectors import publish_vector
+
     certificate = {**toy.certificate, "vector_tensors_digest": "sha256:" + "0" * 64}
-    (folder / "certificate.json").write_text(json.dumps(certificate))
-    forged = publish(folder, kind="vector", store=str(tmp_path / "store"))
+    forged = publish_vector(
+        toy.vector_files, certificate, store=str(tmp_path / "store"), event="vector_sealed"
+    )
     with pytest.raises(SecvecError, match="accepted: the one that its certificate names"):
         fine_tune(toy, tmp_path / "store", vector=forged)
     assert "task_result" not in published(tmp_path / "store")
+
+
+def test_what_was_finished_under_a_revoked_vector_is_not_handed_on(toy: Any, tmp_path: Path) -> None:
+    from secvec.components.shared.vectors import publish_vector, revoke_vector
+
+    store = tmp_path / "store"
+    vector = publish_vector(toy.vector_files, toy.certificate, store=str(store), event="vector_sealed")
+    fine_tune(toy, store, vector=vector)
+    revoke_vector(vector, reason="leaked")
+    with pytest.raises(SecvecError, match=r"was revoked at .*: leaked"):
+        fine_tune(toy, store, vector=vector)
 
 
 def test_rows_over_the_window_are_refused_or_cut_and_counted(toy: Any, tmp_path: Path) -> None:
@@ -286,11 +297,7 @@ def test_a_full_task_in_more_precision_than_the_base(toy: Any, tmp_path: Path, b
 
 def vector_for(toy: Any, base: Path, store: Path) -> Reference:
     """The toy's vector, sealed for another base that it fits."""
-    from secvec.components.shared import adapters, custody
+    from secvec.components.shared.vectors import publish_vector
 
-    digest = resolve_base(str(base)).digest
-    with building("vector", str(store)) as folder:
-        sealed = custody.seal(toy.vector_files, context=adapters.vector_context(digest))
-        (folder / "vector.sealed").write_bytes(sealed)
-        (folder / "certificate.json").write_text(json.dumps({**toy.certificate, "base_digest": digest}))
-        return publish(folder, kind="vector", store=str(store))
+    certificate = {**toy.certificate, "base_digest": resolve_base(str(base)).digest}
+    return publish_vector(toy.vector_files, certificate, store=str(store), event="vector_sealed")

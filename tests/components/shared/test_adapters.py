@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from secvec.components.shared import adapters
+from secvec.components.shared import adapters, vectors
 from secvec.components.shared.adapters import TASK, VECTOR, VECTOR_WEIGHTS, activate, check_vector_frozen
 from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.errors import SecvecError
@@ -139,25 +139,32 @@ def test_a_vector_that_is_not_finite_is_refused(toy: Any, value: float) -> None:
         adapters.attach_vector(load_model(toy.base), files)
 
 
+def read_events(environment: dict[str, str]) -> list[str]:
+    return [
+        json.loads(line)["event"] for line in Path(environment["SECVEC_AUDIT_LOG"]).read_text().splitlines()
+    ]
+
+
 def test_rule_4_a_vector_for_another_base_is_not_even_decrypted(
     toy: Any, bf16_base: Path, toy_environment: dict[str, str]
 ) -> None:
     digest = resolve_base(str(bf16_base)).digest
     with pytest.raises(SecvecError) as caught:
-        adapters.open_vector(toy.vector, base_digest=digest, opened_by="test")
+        vectors.open_vector(toy.vector, base_digest=digest, opened_by="test")
     own = resolve_base(str(toy.base)).digest
     assert str(caught.value) == (
         f"{toy.vector.uri}: the security vector was made for the base {own}; "
         f"accepted: a vector made for {digest}"
     )
-    assert not Path(toy_environment["SECVEC_AUDIT_LOG"]).exists()
+    events = read_events(toy_environment)
+    assert events == ["vector_refused"]
 
 
 def test_rule_4_an_opening_is_logged_with_the_step_that_made_it(
     toy: Any, toy_environment: dict[str, str]
 ) -> None:
     digest = resolve_base(str(toy.base)).digest
-    assert adapters.open_vector(toy.vector, base_digest=digest, opened_by="this test") == toy.vector_files
+    assert vectors.open_vector(toy.vector, base_digest=digest, opened_by="this test") == toy.vector_files
     (line,) = Path(toy_environment["SECVEC_AUDIT_LOG"]).read_text().splitlines()
     assert "vector_opened" in line
     assert "this test" in line
@@ -183,8 +190,9 @@ def test_an_uncertified_vector_is_refused(toy: Any, toy_environment: dict[str, s
     (copy / "certificate.json").write_text(json.dumps({**certificate, "passed": "yes"}))
     forged = publish(copy, kind="vector", store=str(tmp_path / "store"))
     with pytest.raises(SecvecError, match="has no passed certificate"):
-        adapters.open_vector(forged, base_digest=certificate["base_digest"], opened_by="test")
-    assert not Path(toy_environment["SECVEC_AUDIT_LOG"]).exists()
+        vectors.open_vector(forged, base_digest=certificate["base_digest"], opened_by="test")
+    events = read_events(toy_environment)
+    assert events == ["vector_refused"]
 
 
 def test_a_model_with_its_vector_complies(toy: Any, toy_environment: dict[str, str]) -> None:

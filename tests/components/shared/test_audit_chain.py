@@ -120,7 +120,10 @@ def test_a_line_marked_as_recovered_excuses_only_the_one_before() -> None:
 @pytest.mark.parametrize(
     ("token", "account"),
     [
-        ({"sub": "system:serviceaccount:team-a:secvec-fine-tuner"}, "system:serviceaccount:team-a:secvec-fine-tuner"),
+        (
+            {"sub": "system:serviceaccount:team:tuner"},
+            "system:serviceaccount:team:tuner",
+        ),
         ({}, None),
         (None, None),
     ],

@@ -224,7 +224,7 @@ def test_a_segment_cut_short_on_s3_is_found(object_log: str, cut: int) -> None:
     client, bucket, (key,) = objects(object_log)
     content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     client.put_object(Bucket=bucket, Key=key, Body=content[: len(content) - cut] if cut else b"")
-    with pytest.raises(SecvecError, match="line . is not a whole audit entry"):
+    with pytest.raises(SecvecError, match=r"line . is not a whole audit entry"):
         audit.verify()
 
 
