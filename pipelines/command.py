@@ -17,9 +17,11 @@ import typer
 from rich.console import Console
 
 from secvec.components.shared.errors import SecvecError
+from secvec.pipelines.command_audit import audit
 from secvec.pipelines.command_evaluate import evaluate
 from secvec.pipelines.command_schedule import schedule
 from secvec.pipelines.command_submit import EPILOG, submit
+from secvec.pipelines.command_vector import vector
 from secvec.pipelines.guarded_fine_tuning.config import Guard, RunConfig, Task
 from secvec.pipelines.worker import Runner
 
@@ -178,6 +180,8 @@ def _show_version(wanted: bool) -> None:
 app.command(epilog=EPILOG)(submit)
 app.command(epilog="Example: `secvec evaluate my-model --suite my-suite --against my-base`")(evaluate)
 app.add_typer(schedule, name="schedule")
+app.add_typer(vector, name="vector")
+app.add_typer(audit, name="audit")
 
 
 @app.callback()

@@ -126,6 +126,7 @@ def _log_judgement(judgement: Judgement, digests: dict[str, str], *, policy: Pol
         against=against,
         digests=digests,
         policy_digest=policy.digest(),
+        policy=policy.model_dump(mode="json"),
         model_name=model_name,
         aliases=list(judgement.aliases),
     )

@@ -8,10 +8,10 @@ cut back or replaced.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from secvec.components.shared.audit_chain import LogState, encode_lines, follow_lines
+from secvec.components.shared.audit_chain import LogState, encode_lines, follow_lines, parse_line
 from secvec.components.shared.audit_stores import FileLog, ObjectLog
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.storage import local_path, scheme_of
@@ -82,6 +82,24 @@ def verify(location: str = "") -> LogState:
             f"cannot read the audit log ({error.strerror})", where=str(log), accepted="an audit log"
         ) from error
     return state
+
+
+def read_entries(location: str = "") -> Iterator[dict[str, Any]]:
+    """Give the entries of a log in order; a line that a crash cut short holds none.
+
+    Args:
+        location: The log; the one that ``SECVEC_AUDIT_LOG`` names by default.
+
+    Raises:
+        SecvecError: The log cannot be read. Whether it is whole, `verify` says.
+    """
+    log = open_log(location)
+    try:
+        yield from (entry for line in log.read_lines() if (entry := parse_line(line)))
+    except OSError as error:
+        raise SecvecError(
+            f"cannot read the audit log ({error.strerror})", where=str(log), accepted="an audit log"
+        ) from error
 
 
 def open_log(location: str = "") -> FileLog | ObjectLog:
