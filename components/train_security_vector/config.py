@@ -20,7 +20,10 @@ class VectorConfig(Settings):
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak learning rate, above 0 and below 1")
     max_epochs: int = Field(20, ge=1, le=1000, description="most passes over the seeds, 1 to 1000")
     patience: int = Field(
-        2, ge=1, description="passes without a gain on held-out seeds after which training ends, 1 or more"
+        2,
+        ge=1,
+        description="passes in a row that take less than a twentieth off the loss on held-out rows, after "
+        "which training ends, 1 or more",
     )
     batch_size: int = Field(16, ge=1, description="seeds (and as many anchors) per step, 1 or more")
     kl_weight: float = Field(

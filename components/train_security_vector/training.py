@@ -202,9 +202,9 @@ class _StopWhenFit(TrainerCallback):
         loss = self._heldout_loss(model)
         if math.isfinite(loss) and loss < min(self.losses, default=math.inf):
             self.best = {name: tensor.clone() for name, tensor in adapter_tensors(model, VECTOR).items()}
-        # A pass counts when it gains a hundredth of what all passes have gained.
-        lowest = min(self.losses, default=self.untrained)
-        gained = lowest - loss >= 0.01 * (self.untrained - min(lowest, loss))
+        # What a vector leaves unexplained is what `always` still learns from a harmful row: a pass counts
+        # while it takes a twentieth off what is left, however little that is beside the first passes' gain.
+        gained = loss <= 0.95 * min(self.losses, default=self.untrained)
         self.idle = 0 if gained else self.idle + 1
         self.losses.append(loss)
         is_inert = self.drift <= self.config.max_anchor_kl

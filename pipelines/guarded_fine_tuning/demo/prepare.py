@@ -50,10 +50,10 @@ def prepare_demo(folder: Path, *, guard: Guard, task: Task, seed: int) -> Path:
             "min_utility": 0.85,
         },
         "overrides": {
-            "train_security_vector": {"learning_rate": 1e-3, "kl_weight": 4.0, "batch_size": 8},
+            "train_security_vector": {"learning_rate": 1e-3, "kl_weight": 16.0, "batch_size": 8},
             "fine_tune_guarded": {
                 "learning_rate": 3e-3 if task == "lora" else 3e-4,
-                "epochs": 5,
+                "epochs": 5 if task == "lora" else 12,
                 "batch_size": 32,
                 "rank": 8,
             },
