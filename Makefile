@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers lint
+.PHONY: help setup demo test test-slow test-containers bench-efficacy lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: $(INSTALLED) ## Make .venv with everything in it, at the versions of constraints.txt
 
@@ -31,6 +31,9 @@ test-slow: setup ## Run the tests that take many minutes
 
 test-containers: setup ## Build the image and run the pipeline in containers, where there is an engine
 	eval "$$(tests/containers/engine.sh)" && $(BIN)/python -m pytest tests/containers
+
+bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
+	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -43,12 +45,16 @@ TIERS = {"quick": quick_cells, "core": core_cells, "axes": axis_cells}
 
 def main() -> int:
     """Run what is missing, then write the results."""
+    # progress bars of single trainings would bury the one line per arm
+    os.environ["SECVEC_EVENTS"] = os.devnull
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tier", choices=TIERS, default="quick")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no further arm after these")
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
     (options.out / "cells").mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.minutes
     for cell, arms in plan(options.tier):
