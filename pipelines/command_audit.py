@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from secvec.components.shared.errors import SecvecError
 
 FOUND_ANOMALIES = 3
+_WIDEST = 100
 
 audit = typer.Typer(
     no_args_is_help=True,
@@ -98,7 +100,7 @@ def anomalies(
     _adopt(output)
     found = _look(access_log or [], thresholds)
     for alert in found:
-        text = f"line {alert.line}" if alert.line else "access record"
+        text = f"line {alert.line}" if alert.line else "not in the log"
         print(json.dumps(vars(alert)) if as_json else _escape(f"{alert.rule} ({text}): {alert.what}"))
     if found:
         if send_alerts(found, log=str(open_log())):
@@ -145,7 +147,8 @@ def _describe(entry: dict[str, Any]) -> str:
 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return text[:19] if text.startswith("sha256:") else text
+    text = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", text)
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _escape(text: str) -> str:

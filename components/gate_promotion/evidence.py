@@ -24,12 +24,14 @@ class Evidence:
         model: Folder with ``model/``, ``provenance.json`` and ``absence_proof.json``.
         vector: Folder with ``certificate.json``.
         digests: What the pipeline says it evaluated, by role: base, vector, model, data and code.
+        objection: Why the vector may not be used any more: revoked or expired; empty when it may.
     """
 
     evaluation: Path
     model: Path
     vector: Path
     digests: Mapping[str, str]
+    objection: str = ""
 
 
 def read_statistics(evidence: Evidence) -> dict[str, Any]:
@@ -59,6 +61,13 @@ def check_evidence(evidence: Evidence, policy: Policy, *, now: datetime) -> list
         ),
         check_provenance(evidence, statistics),
         check_certificate(read_object(evidence.vector / "certificate.json"), policy, evidence.digests),
+        make_reason(
+            "vector in force",
+            not evidence.objection,
+            evidence.objection,
+            "not revoked, not expired",
+            "vector",
+        ),
         check_absence(read_object(evidence.model / "absence_proof.json"), policy),
         check_model_files(evidence.model / "model"),
     ]

@@ -28,6 +28,7 @@ from secvec.components.shared.manifest import digest_bytes, read_manifest
 from secvec.components.shared.models import resolve_base
 from secvec.components.shared.progress import report
 from secvec.components.shared.references import Reference
+from secvec.components.shared.vectors import find_objection
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,11 @@ def gate_promotion(
         "code": code_digest(),
     }
     evidence = Evidence(
-        evaluation=fetch(evaluation), model=fetch(model), vector=fetch(vector), digests=digests
+        evaluation=fetch(evaluation),
+        model=fetch(model),
+        vector=fetch(vector),
+        digests=digests,
+        objection=find_objection(vector),
     )
     judgement = judge(evidence, policy, now=datetime.now(UTC))
     digests["evaluation"] = evaluation.digest

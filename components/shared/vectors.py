@@ -179,6 +179,23 @@ def refuse_revoked(certificate: Mapping[str, Any], places: list[str], *, where: 
             )
 
 
+def find_objection(reference: Reference) -> str:
+    """Say why a published vector may not be used any more: revoked or expired; empty when it may.
+
+    Raises:
+        SecvecError: It cannot be told: the store cannot be read.
+    """
+    certificate = _read_plain_certificate(reference)
+    try:
+        check_in_force(certificate, where=reference.uri, now=datetime.now(UTC))
+    except SecvecError as error:
+        return str(error)
+    vector = str(certificate.get("vector_tensors_digest", ""))
+    places = [_revoked_in(_store_of(reference)), audit.open_log().revocations]
+    found = next((one for place in places if (one := find_revocation(vector, place))), None)
+    return f"revoked at {found.time}: {found.reason}" if found else ""
+
+
 def find_revocation(vector: str, place: str) -> Revocation | None:
     """Give the record of a vector's revocation in one place, or None.
 

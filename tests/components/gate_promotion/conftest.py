@@ -109,6 +109,8 @@ class Gate:
             "checks": [{"name": "works", "figure": 1.0, "bound": 0.5, "passed": True}],
             "base_digest": resolve_base(str(base)).digest,
             "vector_tensors_digest": DIGEST,
+            "issued_at": "2020-01-01T00:00:00+00:00",
+            "expires_at": "2120-01-01T00:00:00+00:00",
             **changes,
         }
 

@@ -14,6 +14,7 @@ from secvec.components.shared.audit_checkpoints import verify_log
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.references import Reference
 from secvec.components.shared.tracking import connect
+from secvec.components.shared.vectors import revoke_vector
 
 
 def aliases(name: str) -> dict[str, str]:
@@ -179,6 +180,15 @@ def test_rule_7_a_clock_that_is_off(gate: Any, case: Any, issued_in: timedelta, 
         statement["predicate"]["expires_at"] = (issued + timedelta(days=60)).isoformat()
 
     reject(replace(case, evaluation=gate.evaluation(case, restate=restate)), *checks)
+
+
+def test_a_revoked_vector_fails(case: Any) -> None:
+    revoke_vector(case.vector, reason="leaked")
+    verdict = case.judge()
+    assert verdict["outcome"] == "FAIL"
+    (reason,) = [one for one in verdict["reasons"] if one["outcome"] == "FAIL"]
+    assert reason["check"] == "vector in force"
+    assert "leaked" in str(reason["figure"])
 
 
 def test_rule_7_metrics_in_mlflow_are_not_believed(
