@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -13,6 +15,7 @@ from secvec.components.shared.settings import Settings
 
 Guard = Literal["mixture", "always", "none"]
 Task = Literal["lora", "full"]
+_SECRET_KEYS = re.compile(r"(?i)(sig|token|key|secret|passw|credential|auth)[^=&]*=")
 SOURCE_FIELDS = ("harmful_seeds", "benign_anchors", "harm_prompts", "skill_prompts", "kept_prompts")
 
 
@@ -55,7 +58,33 @@ def read_run_config(path: Path) -> RunConfig:
     """
     config = RunConfig.read(_read_mapping(path), where=str(path))
     _check_overrides(config.overrides, where=f"{path}: overrides")
+    _refuse_secrets(config, where=str(path))
     return config.model_copy(update=_anchor_paths(config, path.resolve().parent, where=str(path)))
+
+
+def _refuse_secrets(config: RunConfig, *, where: str) -> None:
+    """Parameters end in compiled YAML and in KFP's and MLflow's records: none may hold a secret (rule 8)."""
+    for name, value in config.model_dump().items():
+        for uri in _strings(value):
+            parts = urlsplit(uri)
+            if "://" in uri and ("@" in parts.netloc or _SECRET_KEYS.search(parts.query)):
+                shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+                raise SecvecError(
+                    f"{name} holds credentials: {shown}",
+                    where=where,
+                    accepted="a URI without user, password or signature, or s3:// with the AWS chain",
+                )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _strings(one)
 
 
 def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], *, where: str) -> None:

@@ -84,11 +84,14 @@ OPERATIONS: list[Callable[[bytes, random.Random], bytes]] = [
 ]
 
 
+@pytest.mark.parametrize("tampers", [TAMPERS, pytest.param(4 * TAMPERS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.__name__)
-def test_no_random_tamper_of_the_log_goes_unseen(log: Path, operation: Callable[..., bytes]) -> None:
+def test_no_random_tamper_of_the_log_goes_unseen(
+    log: Path, operation: Callable[..., bytes], tampers: int
+) -> None:
     draw = random.Random(operation.__name__)
     content = log.read_bytes()
-    for _ in range(TAMPERS // len(OPERATIONS)):
+    for _ in range(tampers // len(OPERATIONS)):
         log.write_bytes(operation(content, draw))
         with pytest.raises(SecvecError):
             verify_log()
@@ -114,10 +117,11 @@ def test_another_log_in_its_place_is_found(log: Path) -> None:
         verify_log()
 
 
-def test_an_ordinary_log_raises_no_alarm(log: Path) -> None:
+@pytest.mark.parametrize("runs", [CLEAN, pytest.param(1000, marks=pytest.mark.slow)])
+def test_an_ordinary_log_raises_no_alarm(log: Path, runs: int) -> None:
     draw = random.Random(0)
     size = LINES
-    for _ in range(CLEAN):
+    for _ in range(runs):
         lines = draw.randrange(3)
         write_log(lines)
         size += lines
