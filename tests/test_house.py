@@ -105,3 +105,13 @@ def test_nothing_heavy_is_imported_before_a_step_runs(code: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    rows = [line for line in (ROOT / "docs/security.md").read_text().splitlines() if line.startswith("| ")]
+    named = [name for row in rows for name in re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", row.split("|")[-2])]
+    assert len(named) > 20
+    for file, function in named:
+        path = ROOT / (file if file.startswith("tests/") else f"tests/components/{file}")
+        assert path.is_file(), file
+        assert not function or f"def {function}(" in path.read_text(), f"{file}::{function}"
