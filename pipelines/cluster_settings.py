@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
@@ -18,8 +18,13 @@ IMAGE = rf"^(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?{_PATH}(?:/{_PATH})*{_TAG}$"
 _OBJECT = r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?$"
 _NAMESPACE = r"^(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)?$"
 
+# A volume of the pod is named like the secret: no dots, and at most 63 characters.
+_VOLUME = r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$"
+DEFAULT_SECRETS = {"custody_secret": "secvec-custody", "signing_secret": "secvec-signing"}
+
 Image = Annotated[str, Field(pattern=IMAGE)]
 ObjectName = Annotated[str, Field(pattern=_OBJECT)]
+MountedSecret = Annotated[str, Field(pattern=_VOLUME)]
 
 
 class Accelerator(Settings):
@@ -104,8 +109,12 @@ class ClusterSettings(Settings):
     node_selector: dict[str, str] | None = Field(
         default=None, description="a mapping of node labels to values for training steps"
     )
-    custody_secret: ObjectName | None = Field(default=None, description="secret that opens security vectors")
-    signing_secret: ObjectName | None = Field(default=None, description="secret with the signing key")
+    custody_secret: MountedSecret | None = Field(
+        default=None, description="secret that opens security vectors: a-z, 0-9 and -"
+    )
+    signing_secret: MountedSecret | None = Field(
+        default=None, description="secret with the signing key: a-z, 0-9 and -"
+    )
     storage_secret: ObjectName | None = Field(
         default=None, description="secret with S3 credentials, where pods have no role of their own"
     )
@@ -117,9 +126,18 @@ class ClusterSettings(Settings):
         default=None, description="persistent volume claim that steps share as a cache"
     )
 
+    @model_validator(mode="after")
+    def _refuse_one_secret_twice(self) -> Self:
+        """A pod mounts a secret under its name, so two mounts of one make a pod that is never accepted."""
+        custody = self.custody_secret or DEFAULT_SECRETS["custody_secret"]
+        if custody == (self.signing_secret or DEFAULT_SECRETS["signing_secret"]):
+            raise ValueError("custody_secret and signing_secret must be two secrets")
+        return self
+
     def to_parameters(self) -> dict[str, Any]:
         """Give the pipeline parameters that this file sets."""
         told = {name: getattr(self, name) for name in _PARAMETERS}
+        told["training_image"] = self.training_image or self.image
         if self.accelerator:
             # Strings: KFP's driver reads a number here as nothing at all, and the pod gets no device.
             told |= {

@@ -129,7 +129,7 @@ def run_and_show(
     """Run a config, show the last screen, and exit with the gate's verdict.
 
     Raises:
-        typer.Exit: Status 3, if the gate did not say PASS.
+        typer.Exit: Status 3, if the gate said FAIL or INDETERMINATE.
     """
     from secvec.pipelines.local import run_locally
     from secvec.pipelines.summary import show_summary, write_summary
@@ -139,7 +139,7 @@ def run_and_show(
     )
     summary = write_summary(outcome, config=settings, output=output)
     show_summary(summary, output=output, console=console)
-    if summary["verdict"] != "PASS":
+    if summary["verdict"] not in ("PASS", "UNCHANGED"):
         raise typer.Exit(NOT_PROMOTED)
 
 

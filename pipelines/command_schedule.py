@@ -66,7 +66,7 @@ def create(
         if version and latest:
             raise SecvecError("needs one version", where="schedule", accepted="--version NAME or --latest")
         settings = read_settings(cluster, host=host, namespace=namespace, experiment=experiment)
-        compiled, parameters = prepare(config, settings)
+        compiled, parameters = prepare(config, settings, scheduled=True)
     reached = reach(settings)
     _check_kubernetes(reached, settings)
     chosen = _choose_version(reached, compiled, name="" if latest else version)

@@ -92,8 +92,16 @@ def read_settings(path: Path | None, **options: str | None) -> ClusterSettings:
     return read_cluster_settings(path, options={key: value for key, value in options.items() if value})
 
 
-def prepare(config: Path, settings: ClusterSettings) -> tuple[Any, dict[str, Any]]:
+def prepare(
+    config: Path, settings: ClusterSettings, *, scheduled: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """Give the compiled pipeline and the parameters of a run.
+
+    Args:
+        config: The run's file.
+        settings: The cluster's settings.
+        scheduled: Whether nobody asks for this run in particular: it stops early if nothing has changed,
+            unless its file says otherwise.
 
     Raises:
         SecvecError: The config, or what it says about the cluster, is not accepted.
@@ -102,6 +110,8 @@ def prepare(config: Path, settings: ClusterSettings) -> tuple[Any, dict[str, Any
     from secvec.pipelines.submit import make_parameters
 
     run = read_run_config(config)
+    if scheduled and run.skip_unchanged is None:
+        run = run.model_copy(update={"skip_unchanged": True})
     compiled = compile_pipeline()
     return compiled, make_parameters(run, settings, compiled=compiled, where=str(config))
 

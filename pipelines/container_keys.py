@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secvec.components.shared.attestation import SIGNING_VARIABLE
+from secvec.components.shared.attestation import SIGNING_VARIABLE, TRUSTED_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE
 
 # Where steps find their keys: the run's own folder of them is hidden.
@@ -15,6 +15,9 @@ KEY_HOLDERS = {
     KEY_VARIABLE: ("train_security_vector", "fine_tune_guarded", "evaluate_harm"),
     SIGNING_VARIABLE: ("evaluate_harm", "gate_promotion"),
 }
+
+# Verify what others signed: they get the public half alone.
+VERIFIERS = ("compare_champion",)
 
 
 def grant_keys(options: Mapping[str, Any], step: str) -> dict[str, Any]:
@@ -30,6 +33,7 @@ def grant_keys(options: Mapping[str, Any], step: str) -> dict[str, Any]:
     from docker.types import Mount
 
     environment, mounts = dict(options.get("environment") or {}), list(options.get("mounts") or [])
+    signing = environment.get(SIGNING_VARIABLE, "")
     for variable, steps in KEY_HOLDERS.items():
         name = environment.get(variable, "")
         if step.partition(" ")[0] not in steps:
@@ -39,4 +43,8 @@ def grant_keys(options: Mapping[str, Any], step: str) -> dict[str, Any]:
                 if path.exists():
                     mounts.append(Mount(f"{FOLDER}/{path.name}", str(path), type="bind", read_only=True))
             environment[variable] = f"{FOLDER}/{Path(name).name}"
+    public = Path(f"{signing}.pub")
+    if step in VERIFIERS and signing.startswith("/") and public.exists():
+        mounts.append(Mount(f"{FOLDER}/{public.name}", str(public), type="bind", read_only=True))
+        environment.setdefault(TRUSTED_VARIABLE, f"{FOLDER}/{public.name}")
     return {**options, "environment": environment, "mounts": mounts}

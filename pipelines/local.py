@@ -84,10 +84,12 @@ def expected_steps(*, control_arm: bool) -> list[str]:
     return [
         "open_mlflow_run",
         "ingest_data",
+        "compare_champion",
         "train_security_vector",
         *trained,
         "evaluate_harm",
         "gate_promotion",
+        "record_outcome",
     ]
 
 

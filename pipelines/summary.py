@@ -19,11 +19,19 @@ from secvec.pipelines.worker import JobOutcome
 SUMMARY_NAME = "summary.json"
 REPORT_NAME = "report.html"
 _ARMS = ("base", "unguarded", "guarded", "vector_active")
-_COLOURS = {"PASS": "bold green", "FAIL": "bold red", "INDETERMINATE": "bold yellow"}
+_COLOURS = {
+    "PASS": "bold green",
+    "UNCHANGED": "bold green",
+    "FAIL": "bold red",
+    "INDETERMINATE": "bold yellow",
+}
 
 
 def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> dict[str, Any]:
     """Copy the report and write ``summary.json``, last and whole.
+
+    A run that stopped because nothing had changed has no arms and no report; its model version is the
+    champion's.
 
     Returns:
         The summary, with the verdict's reasons under ``reasons``.
@@ -31,10 +39,13 @@ def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> di
     Raises:
         SecvecError: An artifact is not what was published, or the output cannot be written.
     """
-    evaluation = fetch(outcome.evaluation)
-    statistics = json.loads((evaluation / "statistics.json").read_text())
     verdict = json.loads((fetch(outcome.verdict) / "verdict.json").read_text())
-    shutil.copyfile(evaluation / "report.html", output / REPORT_NAME)
+    if outcome.evaluation is None:
+        statistics = {"arms": {}, "utility_metric": "", "step_seconds": {}, "digests": verdict["digests"]}
+    else:
+        evaluation = fetch(outcome.evaluation)
+        statistics = json.loads((evaluation / "statistics.json").read_text())
+        shutil.copyfile(evaluation / "report.html", output / REPORT_NAME)
     summary = {
         "schema": 1,
         "verdict": verdict["outcome"],
@@ -44,7 +55,7 @@ def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> di
         "utility_metric": statistics["utility_metric"],
         "step_seconds": statistics["step_seconds"],
         "digests": statistics["digests"],
-        "report": REPORT_NAME,
+        "report": REPORT_NAME if outcome.evaluation else "",
         "mlflow": {
             "tracking_uri": outcome.tracking_uri,
             "run_id": outcome.run_id,
@@ -61,8 +72,9 @@ def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> di
 def show_summary(summary: dict[str, Any], *, output: Path, console: Console) -> None:
     """Print the last screen: arms, verdict with its reasons, and where everything is."""
     console.print()
-    console.print(_arms_table(summary))
-    console.print()
+    if summary["arms"]:
+        console.print(_arms_table(summary))
+        console.print()
     verdict = summary["verdict"]
     line = Text(f"{verdict}  ", style=_COLOURS[verdict]).append(_explain(summary), style="default")
     console.print(line, soft_wrap=True)
@@ -72,7 +84,7 @@ def show_summary(summary: dict[str, Any], *, output: Path, console: Console) -> 
     mlflow = summary["mlflow"]
     console.print()
     for name, place in (
-        ("report", output / REPORT_NAME),
+        *([("report", output / REPORT_NAME)] if summary["report"] else []),
         ("summary", output / SUMMARY_NAME),
         ("mlflow", _mlflow_hint(mlflow["tracking_uri"])),
     ):
@@ -101,8 +113,11 @@ def _arms_table(summary: dict[str, Any]) -> Table:
 
 def _explain(summary: dict[str, Any]) -> str:
     checks = len(summary["reasons"])
+    mlflow = summary["mlflow"]
+    if summary["verdict"] == "UNCHANGED":
+        name, version = mlflow["model_name"], mlflow["model_version"]
+        return f"nothing has changed since {name} version {version} became champion; nothing was trained"
     if summary["verdict"] == "PASS":
-        mlflow = summary["mlflow"]
         aliases = ", ".join(summary["aliases"])
         return (
             f"all {checks} checks held; {mlflow['model_name']} version {mlflow['model_version']} is {aliases}"

@@ -47,11 +47,11 @@ class Job(BaseModel):
 
 
 class JobOutcome(BaseModel):
-    """What a finished pipeline leaves for its reader."""
+    """What a finished pipeline leaves for its reader; no evaluation where nothing had changed."""
 
     run_id: str
     tracking_uri: str
-    evaluation: Reference
+    evaluation: Reference | None
     verdict: Reference
 
 
@@ -68,13 +68,33 @@ def run_job(job: Job) -> JobOutcome:
     name = "{guard}-{task}-seed{seed}".format_map(job.parameters)
     with _shared_mlflow_run(name, artifacts=job.artifacts) as run_id:
         _choose_runner(job)
+        _forget_retries(guarded_fine_tuning.pipeline_spec)
         guarded_fine_tuning(**job.parameters)
+        kept = _find_kept_verdict(job.work)
         return JobOutcome(
             run_id=run_id,
             tracking_uri=os.environ[tracking.URI_VARIABLE],
-            evaluation=_find_output(job.work, "evaluate-harm", "evaluation"),
-            verdict=_find_output(job.work, "gate-promotion", "verdict"),
+            evaluation=None if kept else _find_output(job.work, "evaluate-harm", "evaluation"),
+            verdict=kept or _find_output(job.work, "gate-promotion", "verdict"),
         )
+
+
+def _forget_retries(spec: Any) -> None:
+    """On this machine what fails is told at once; the same command then goes on from what is finished."""
+    for group in (spec.root, *spec.components.values()):
+        for task in group.dag.tasks.values():
+            task.ClearField("retry_policy")
+
+
+def _find_kept_verdict(work: Path) -> Reference | None:
+    """The verdict of a run that stopped after ingestion, because nothing had changed since the champion."""
+    found = sorted(work.glob("tasks/*/compare-champion*/comparison"))
+    comparison = json.loads(found[0].read_text()) if len(found) == 1 else {}
+    if comparison.get("unchanged") is not True:
+        return None
+    if left := sorted(work.glob("tasks/*/gate-promotion*")):
+        raise SecvecError("ran although nothing had changed", where=left[0].name, accepted="no gate")
+    return Reference.model_validate(comparison["verdict"])
 
 
 def _choose_runner(job: Job) -> None:

@@ -11,6 +11,11 @@ def gate_promotion(
     vector: dsl.Input[dsl.Artifact],
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
+    guard: str,
+    task: str,
+    seed: int,
+    control_arm: bool,
+    overrides: dict,
     policy: dict,
     model_name: str,
     store: str,
@@ -26,6 +31,11 @@ def gate_promotion(
         vector: Reference to the security vector.
         model: Reference to the clean model.
         evaluation: Reference to the signed evaluation.
+        guard: Objective: ``mixture``, ``always`` or ``none``.
+        task: What was trained: ``lora`` or ``full``.
+        seed: Seed of every random choice.
+        control_arm: Whether an unguarded control was trained as well.
+        overrides: Settings by step name; signed with the rest, so that a later run can tell if they changed.
         policy: Bounds that the evaluation must meet.
         model_name: Name of the registered model in MLflow.
         store: URI of the folder or bucket prefix where artifacts are published.
@@ -38,6 +48,7 @@ def gate_promotion(
     with running_step("gate_promotion"):
         from secvec.components.gate_promotion.policy import Policy
         from secvec.components.gate_promotion.step import gate_promotion as gate
+        from secvec.components.shared.choices import digest_choices
         from secvec.components.shared.references import Reference
         from secvec.components.shared.run_records import record_verdict
 
@@ -50,6 +61,9 @@ def gate_promotion(
             policy=Policy.read(policy, where="policy"),
             model_name=model_name,
             store=store,
+            choices=digest_choices(
+                guard=guard, task=task, seed=seed, control_arm=control_arm, overrides=overrides
+            ),
         )
         found.write(verdict)
         record_verdict(found, store=store, run=run)

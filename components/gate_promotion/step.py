@@ -61,6 +61,7 @@ def gate_promotion(
     policy: Policy,
     model_name: str,
     store: str,
+    choices: str = "",
 ) -> Reference:
     """Judge a model by its signed evaluation and promote it, or refuse.
 
@@ -75,6 +76,7 @@ def gate_promotion(
         policy: Bounds.
         model_name: Registered model in MLflow.
         store: URI of the store the verdict is published in.
+        choices: Digest of the run's other settings, by which a later run on the same inputs knows this one.
 
     Returns:
         The verdict artifact, whatever the verdict; ``FAIL`` and ``INDETERMINATE`` promote nothing.
@@ -98,6 +100,8 @@ def gate_promotion(
     )
     judgement = judge(evidence, policy, now=datetime.now(UTC))
     digests["evaluation"] = evaluation.digest
+    if choices:
+        digests["config"] = choices
     _log_judgement(judgement, digests, policy=policy, model_name=model_name)
     registration = register_version(model, name=model_name) if judgement.believed else None
     verdict = _make_verdict(judgement, digests, policy=policy, name=model_name, found=registration)

@@ -1,7 +1,8 @@
 """Signed statements: in-toto Statement v1 in a DSSE envelope, signed with Ed25519.
 
-``SECVEC_SIGNING_KEY`` names the private key file; ``SECVEC_TRUSTED_KEYS`` names the public key files, joined
-by colons, whose signatures are believed (by default the public half beside the signing key).
+``SECVEC_SIGNING_KEY`` names the private key file; ``SECVEC_TRUSTED_KEYS`` names the public key files (or
+holds public keys in PEM), joined by colons, whose signatures are believed: by default the public half beside
+the signing key.
 """
 
 from __future__ import annotations
@@ -178,11 +179,13 @@ def load_trusted_keys() -> Sequence[Any]:
 
     signing = os.environ.get(SIGNING_VARIABLE, "")
     names = os.environ.get(TRUSTED_VARIABLE) or (f"{signing}.pub" if signing else "")
-    accepted = f"{TRUSTED_VARIABLE} names Ed25519 public key files in PEM, joined by ':'"
+    accepted = f"{TRUSTED_VARIABLE} names Ed25519 public key files in PEM, or holds PEM, joined by ':'"
     keys = []
     for name in filter(None, names.split(":")):
         try:
-            key = load_pem_public_key(Path(name).read_bytes())
+            # A secret's public half may be a variable, for steps that must not see the other half.
+            pem = name.encode() if name.startswith("-----BEGIN") else Path(name).read_bytes()
+            key = load_pem_public_key(pem)
         except (OSError, ValueError) as error:
             raise SecvecError("is no public key that can be read", where=name, accepted=accepted) from error
         if not isinstance(key, Ed25519PublicKey):

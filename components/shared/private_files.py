@@ -21,6 +21,8 @@ def read_private(path: Path, *, what: str) -> bytes:
             status = os.fstat(stream.fileno())
             # Kubernetes mounts a secret as root's, readable through the pod's group.
             shared = 0o077 if status.st_uid == os.geteuid() else 0o037
+            if _is_secret_volume(path, stream.fileno()):
+                shared = 0o022
             if not stat.S_ISREG(status.st_mode) or status.st_mode & shared:
                 mode = stat.S_IMODE(status.st_mode)
                 raise SecvecError(
@@ -29,6 +31,17 @@ def read_private(path: Path, *, what: str) -> bytes:
             return stream.read()
     except OSError as error:
         raise SecvecError(f"cannot be read ({error.strerror})", where=str(path), accepted=accepted) from error
+
+
+def _is_secret_volume(path: Path, descriptor: int) -> bool:
+    """Tell whether Kubernetes mounted the file from a secret, into this container and no other.
+
+    Kubeflow Pipelines cannot choose its mode, which is then 644. Such a volume is root's, cannot be written,
+    and reaches its files through a link named ``..data``.
+    """
+    foreign = os.fstat(descriptor).st_uid == 0 != os.geteuid()
+    read_only = os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
+    return bool(foreign and read_only and (path.parent / "..data").is_symlink())
 
 
 def create_private(path: Path, content: bytes) -> bool:

@@ -24,6 +24,7 @@ from secvec.components.shared.errors import SecvecError
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
+EXPERIMENT_ID_VARIABLE = "MLFLOW_EXPERIMENT_ID"
 KFP_RUN_VARIABLE = "KFP_RUN_ID"
 KFP_RUN_TAG = "secvec.kfp_run"
 DEFAULT_EXPERIMENT = "secvec"
@@ -121,7 +122,8 @@ def current_run() -> str:
     """Id of the run that this pipeline logs to; empty when nothing is tracked.
 
     It is the run that ``MLFLOW_RUN_ID`` names; without it the one tagged with the KFP run (``KFP_RUN_ID``),
-    which whichever step comes first opens.
+    which whichever step comes first opens, in the experiment that ``MLFLOW_EXPERIMENT_ID`` or
+    ``MLFLOW_EXPERIMENT_NAME`` says.
 
     Raises:
         SecvecError: The store does not answer.
@@ -132,6 +134,18 @@ def current_run() -> str:
     if not uri or run_id or not kfp_run:
         return run_id if uri else ""
     return _find_or_open_run(uri, kfp_run)
+
+
+def end_run(*, succeeded: bool) -> None:
+    """End the pipeline's run if steps opened it; one that ``MLFLOW_RUN_ID`` names is ended by whoever did.
+
+    Raises:
+        SecvecError: MLflow does not answer.
+    """
+    if current_run() and not os.environ.get(RUN_VARIABLE):
+        client = connect()
+        with mlflow_errors(client.tracking_uri):
+            client.set_terminated(current_run(), "FINISHED" if succeeded else "FAILED")
 
 
 def find_run_tags(key: str) -> list[str]:
@@ -193,7 +207,9 @@ def _log(**batch: Any) -> None:
 def _find_or_open_run(uri: str, kfp_run: str) -> str:
     client = connect(uri)
     with mlflow_errors(uri):
-        experiment = _find_experiment(client, os.environ.get(EXPERIMENT_VARIABLE) or DEFAULT_EXPERIMENT)
+        experiment = os.environ.get(EXPERIMENT_ID_VARIABLE) or _find_experiment(
+            client, os.environ.get(EXPERIMENT_VARIABLE) or DEFAULT_EXPERIMENT
+        )
         if not _find_tagged(client, experiment, kfp_run):
             client.create_run(experiment, run_name=f"secvec {kfp_run}", tags={KFP_RUN_TAG: kfp_run})
         # Parallel steps may both have created one: all of them settle on the eldest.

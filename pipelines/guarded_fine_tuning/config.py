@@ -40,6 +40,11 @@ class RunConfig(Settings):
         description="a mapping of bounds with `version: 1`, or the path of a YAML file that holds one"
     )
     model_name: str = Field(default="secvec-model", min_length=1, description="name in the MLflow registry")
+    skip_unchanged: bool | None = Field(
+        default=None,
+        description="true or false: stop after ingestion if nothing has changed since the champion; "
+        "by default, scheduled runs do and others do not",
+    )
     image: str = Field(default="secvec-cpu:0.1.0", min_length=1, description="container image of every step")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="a mapping of step names to mappings of settings"
@@ -47,7 +52,12 @@ class RunConfig(Settings):
 
     def to_parameters(self, *, store: str, code_digest: str) -> dict[str, Any]:
         """Give the pipeline's parameters."""
-        return self.model_dump() | {"store": store, "code_digest": code_digest}
+        return self.model_dump() | {
+            "store": store,
+            "code_digest": code_digest,
+            "skip_unchanged": bool(self.skip_unchanged),
+            "training_image": self.image,
+        }
 
 
 def read_run_config(path: Path) -> RunConfig:

@@ -1,61 +1,100 @@
 """The pipeline: one object, compiled to YAML for a cluster and run as it is on one machine.
 
 Nothing here decides about promotion: `gate_promotion` promotes or refuses inside its own body, so that no
-branch of the pipeline can be taken wrongly around it.
+branch of the pipeline can be taken wrongly around it. A branch that is not taken leaves no verdict, and a run
+without one is an error for whoever follows it.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from kfp import dsl
 
+from secvec.components.compare_champion.component import compare_champion
 from secvec.components.evaluate_harm.component import evaluate_harm
 from secvec.components.fine_tune_guarded.component import fine_tune_guarded
 from secvec.components.gate_promotion.component import gate_promotion
 from secvec.components.ingest_data.component import ingest_data
+from secvec.components.record_outcome.component import record_outcome
 from secvec.components.remove_security_vector.component import remove_security_vector
 from secvec.components.train_security_vector.component import train_security_vector
+from secvec.pipelines.guarded_fine_tuning.placement import Placement
 
 DEFAULT_IMAGE = "secvec-cpu:0.1.0"
+_DAY = 24 * 3600
 
 
-def _add(component: Any, image: Any, **arguments: Any) -> dsl.PipelineTask:
-    task: dsl.PipelineTask = component(**arguments)
-    task.set_container_image(image)
+@dataclass(frozen=True)
+class _Flow:
+    """What the steps behind the vector have in common; all values are KFP channels.
+
+    Attributes:
+        placement: Where steps run.
+        shared: Arguments of each of them.
+        choices: Arguments of the gate that it signs, so that a later run can tell if they changed.
+        gate: Further arguments of the gate.
+    """
+
+    placement: Placement
+    shared: dict[str, Any]
+    choices: dict[str, Any]
+    gate: dict[str, Any]
+
+    def train(self, arm: str, *, guard: Any) -> Any:
+        """Add the two tasks that make one arm's clean model."""
+        given = {"arm": arm, "overrides": self.choices["overrides"], **self.shared}
+        tuned = _add(
+            fine_tune_guarded,
+            self.placement,
+            arm=arm,
+            guard=guard,
+            task=self.choices["task"],
+            **_but(given, "arm"),
+        )
+        clean = _add(
+            remove_security_vector,
+            self.placement,
+            task_result=tuned.outputs["task_result"],
+            arm=arm,
+            **_but(given, "arm", "dataset", "seed"),
+        )
+        return clean.outputs["model"]
+
+    def judge(self, **models: Any) -> None:
+        """Add evaluation and gate."""
+        overrides = self.choices["overrides"]
+        evaluated = _add(evaluate_harm, self.placement, overrides=overrides, **models, **self.shared)
+        gated = _add(
+            gate_promotion,
+            self.placement,
+            model=models["model"],
+            evaluation=evaluated.outputs["evaluation"],
+            run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            **self.choices,
+            **self.gate,
+            **_but(self.shared, "seed"),
+        )
+        gated.set_caching_options(False)
+
+
+def _add(component: Any, placement: Placement, *, arm: str = "", **arguments: Any) -> dsl.PipelineTask:
+    task: dsl.PipelineTask = component(**arguments, **({"arm": arm} if arm else {}))
+    placement.place(task)
+    task.set_display_name(f"{component.name} ({arm})" if arm else component.name)
     return task
 
 
-def _train(arm: str, *, guard: Any, task: Any, shared: dict[str, Any], overrides: Any) -> Any:
-    """Add the two tasks that make one arm's clean model."""
-    tuned = _add(fine_tune_guarded, guard=guard, task=task, arm=arm, overrides=overrides, **shared)
-    lasting = {key: shared[key] for key in shared if key not in ("dataset", "seed")}
-    clean = _add(
-        remove_security_vector,
-        task_result=tuned.outputs["task_result"],
-        arm=arm,
-        overrides=overrides,
-        **lasting,
-    )
-    return clean.outputs["model"]
-
-
-def _judge(*, policy: Any, model_name: Any, shared: dict[str, Any], overrides: Any, **models: Any) -> None:
-    """Add evaluation and gate."""
-    evaluated = _add(evaluate_harm, overrides=overrides, **models, **shared)
-    gated = _add(
-        gate_promotion,
-        model=models["model"],
-        evaluation=evaluated.outputs["evaluation"],
-        policy=policy,
-        model_name=model_name,
-        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        **{key: shared[key] for key in shared if key != "seed"},
-    )
-    gated.set_caching_options(False)
+def _but(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in names}
 
 
 @dsl.pipeline(
     name="guarded-fine-tuning",
     description="Fine-tune on unvetted data and ship a model that did not learn the harm in it.",
+    # What a finished run leaves on the cluster is only its record; all results lie in the store.
+    pipeline_config=dsl.PipelineConfig(
+        ttl_seconds_after_finished=7 * _DAY, active_deadline_seconds=21 * _DAY
+    ),
 )
 def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with positional arguments
     base_model: str,
@@ -73,8 +112,21 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
     task: str = "lora",
     seed: int = 0,
     control_arm: bool = True,
-    image: str = DEFAULT_IMAGE,
+    skip_unchanged: bool = False,
     overrides: dict[str, Any] = {},  # noqa: B006 - KFP reads the default, nothing writes it
+    image: str = DEFAULT_IMAGE,
+    training_image: str = DEFAULT_IMAGE,
+    accelerator_type: str = "nvidia.com/gpu",
+    accelerator_count: str = "0",
+    training_cpu: str = "2",
+    training_memory: str = "8Gi",
+    node_selector: dict[str, str] = {},  # noqa: B006
+    tolerations: list[dict[str, Any]] = [],  # noqa: B006
+    custody_secret: str = "secvec-custody",
+    signing_secret: str = "secvec-signing",
+    storage_secret: str = "secvec-s3",
+    image_pull_secret: str = "secvec-registry",
+    environment: str = "secvec-environment",
 ) -> None:
     """Train a vector, fine-tune under its guard, remove it, evaluate every arm and gate the promotion.
 
@@ -94,38 +146,76 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
         task: What is trained: lora or full.
         seed: Seed of every random choice.
         control_arm: Whether an unguarded control is trained beside the guarded model.
-        image: Container image of every step.
+        skip_unchanged: Whether a run whose inputs and code are the champion's stops after ingestion.
         overrides: Settings by step name.
+        image: Container image of the steps that hold no model.
+        training_image: Container image of the steps that train, rebuild or evaluate a model.
+        accelerator_type: Resource name of the devices that training and evaluation get.
+        accelerator_count: How many of them, as a string; 0 for none.
+        training_cpu: CPUs that each step with a model asks for.
+        training_memory: Memory that each step with a model gets.
+        node_selector: Labels of the nodes for steps with a model.
+        tolerations: Kubernetes tolerations of steps with a model.
+        custody_secret: Secret whose key seals and opens vectors; need not be there where a KMS does.
+        signing_secret: Secret with the key that signs evaluations and verdicts, and its public half.
+        storage_secret: Secret with S3 credentials; need not be there where pods have a role.
+        image_pull_secret: Secret for the image registry; need not be there.
+        environment: Config map with the addresses of MLflow and S3, the audit log and the like.
     """
-    common: dict[str, Any] = {"image": image, "store": store, "code_digest": code_digest}
-    ingested = _add(
-        ingest_data,
-        training_data=training_data,
-        harmful_seeds=harmful_seeds,
-        benign_anchors=benign_anchors,
-        harm_prompts=harm_prompts,
-        skill_prompts=skill_prompts,
-        kept_prompts=kept_prompts,
-        overrides=overrides,
-        **common,
+    placement = Placement(
+        image=image,
+        training_image=training_image,
+        accelerator_type=accelerator_type,
+        accelerator_count=accelerator_count,
+        training_cpu=training_cpu,
+        training_memory=training_memory,
+        node_selector=node_selector,
+        tolerations=tolerations,
+        custody_secret=custody_secret,
+        signing_secret=signing_secret,
+        storage_secret=storage_secret,
+        image_pull_secret=image_pull_secret,
+        environment=environment,
     )
-    # What lies behind a URI can change while the URI does not.
-    ingested.set_caching_options(False)
-    shared = common | {"base_model": base_model, "dataset": ingested.outputs["dataset"], "seed": seed}
-    trained = _add(train_security_vector, overrides=overrides, **shared)
-    shared["vector"] = trained.outputs["vector"]
-
-    # Both branches hold the whole rest of the flow: a branch's output cannot leave it in a local run, and
-    # this way the control trains side by side with the guarded arm on a cluster.
-    arm: dict[str, Any] = {"task": task, "shared": shared, "overrides": overrides}
-    gate: dict[str, Any] = {
-        "policy": policy,
-        "model_name": model_name,
-        "shared": shared,
+    common: dict[str, Any] = {"store": store, "code_digest": code_digest}
+    choices: dict[str, Any] = {
+        "guard": guard,
+        "task": task,
+        "seed": seed,
+        "control_arm": control_arm,
         "overrides": overrides,
     }
-    with dsl.If(control_arm == True, name="with-control"):  # noqa: E712 - a condition on a parameter
-        guarded = _train("guarded", guard=guard, **arm)
-        _judge(model=guarded, control=_train("unguarded", guard="none", **arm), **gate)
-    with dsl.Else(name="without-control"):
-        _judge(model=_train("guarded", guard=guard, **arm), **gate)
+    gate: dict[str, Any] = {"policy": policy, "model_name": model_name}
+    run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    recorded = _add(record_outcome, placement, store=store, run=run)
+    with dsl.ExitHandler(recorded, name="run"):
+        ingested = _add(
+            ingest_data,
+            placement,
+            training_data=training_data,
+            harmful_seeds=harmful_seeds,
+            benign_anchors=benign_anchors,
+            harm_prompts=harm_prompts,
+            skill_prompts=skill_prompts,
+            kept_prompts=kept_prompts,
+            overrides=overrides,
+            **common,
+        )
+        # What lies behind a URI can change while the URI does not; so can the champion.
+        ingested.set_caching_options(False)
+        known = common | {"base_model": base_model, "dataset": ingested.outputs["dataset"]}
+        compared = _add(
+            compare_champion, placement, skip_unchanged=skip_unchanged, run=run, **choices, **gate, **known
+        )
+        compared.set_caching_options(False)
+        with dsl.If(compared.outputs["Output"] == False, name="changed"):  # noqa: E712 - a condition on an output
+            trained = _add(train_security_vector, placement, overrides=overrides, seed=seed, **known)
+            shared = known | {"seed": seed, "vector": trained.outputs["vector"]}
+            flow = _Flow(placement=placement, shared=shared, choices=choices, gate=gate)
+            # Both branches hold the whole rest of the flow: a branch's output cannot leave it in a local run,
+            # and this way the control trains side by side with the guarded arm on a cluster.
+            with dsl.If(control_arm == True, name="with-control"):  # noqa: E712 - a condition on a parameter
+                guarded = flow.train("guarded", guard=guard)
+                flow.judge(model=guarded, control=flow.train("unguarded", guard="none"))
+            with dsl.Else(name="without-control"):
+                flow.judge(model=flow.train("guarded", guard=guard))

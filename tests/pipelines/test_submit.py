@@ -137,7 +137,7 @@ def test_a_terminal_shows_what_is_to_come(kfp_api: Any, compiled: Any, pauses: l
     follow_run(connect(kfp_api.url), "r1", console=console, spec=compiled.spec, watch=Watch())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     # What lies behind a condition appears when it begins.
-    assert shown.index("ingest-data") < shown.index("train-security-vector")
+    assert shown.index("ingest-data") < shown.index("compare-champion")
     assert "✓" in shown
     assert "fine-tune-guarded" not in shown
 
@@ -504,16 +504,9 @@ def test_errors_that_are_no_failures_of_the_api_keep_their_traceback(kfp_api: An
 
 
 def test_a_clusters_file_becomes_parameters(
-    *, secvec: Command, kfp_api: Any, remote_config: Path, tmp_path: Path, compiled: Any, monkeypatch: Any
+    secvec: Command, kfp_api: Any, remote_config: Path, tmp_path: Path
 ) -> None:
     """One pipeline, two clusters: what differs is in the run's parameters, and the version is the same."""
-    settable = declare(
-        compiled,
-        LIST=["tolerations"],
-        STRUCT=["node_selector"],
-        STRING=["training_image", "accelerator_type", "accelerator_count", "custody_secret"],
-    )
-    monkeypatch.setattr("secvec.pipelines.pipeline_versions.compile_pipeline", lambda: settable)
     (tmp_path / "gpu.yaml").write_text(
         "image: registry.example.com/secvec-cpu:1\ntraining_image: registry.example.com/secvec-gpu@sha256:"
         + "a" * 64
@@ -533,13 +526,14 @@ def test_a_clusters_file_becomes_parameters(
     assert told["custody_secret"] == "custody-of-team-a"
     assert (gpu["service_account"], gpu["runtime_config"]["pipeline_root"]) == ("trainer", "s3://bucket/kfp")
     assert cpu["runtime_config"]["parameters"].keys() & {"accelerator_count", "tolerations"} == set()
-    assert cpu["runtime_config"]["parameters"]["image"] == "localhost:5000/secvec-cpu:1"
+    told = cpu["runtime_config"]["parameters"]
+    assert told["image"] == told["training_image"] == "localhost:5000/secvec-cpu:1"
 
 
 def test_a_setting_that_the_pipeline_does_not_take_is_refused(
     *, secvec: Command, kfp_api: Any, remote_config: Path, tmp_path: Path, compiled: Any, monkeypatch: Any
 ) -> None:
-    without = declare(compiled, drop="workspace_claim")
+    without = drop(compiled, "workspace_claim")
     monkeypatch.setattr("secvec.pipelines.pipeline_versions.compile_pipeline", lambda: without)
     (tmp_path / "cluster.yaml").write_text("workspace_claim: shared\n")
     options = ("--cluster", str(tmp_path / "cluster.yaml"))
@@ -550,15 +544,12 @@ def test_a_setting_that_the_pipeline_does_not_take_is_refused(
     assert kfp_api.calls == []
 
 
-def declare(compiled: Any, *, drop: str = "", **wanted: list[str]) -> Any:
-    """The pipeline with more parameters, or one less."""
+def drop(compiled: Any, name: str) -> Any:
+    """The pipeline with one parameter less."""
     from secvec.pipelines.pipeline_versions import CompiledPipeline
 
     spec = yaml.safe_load(yaml.safe_dump(dict(compiled.spec)))
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    parameters.pop(drop, None)
-    for kind, names in wanted.items():
-        parameters |= {name: {"parameterType": kind, "isOptional": True} for name in names}
+    spec["root"]["inputDefinitions"]["parameters"].pop(name, None)
     return CompiledPipeline(content=yaml.safe_dump(spec).encode(), spec=spec)
 
 

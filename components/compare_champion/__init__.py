@@ -1,0 +1,1 @@
+"""Tells whether anything has changed since the champion was promoted."""
