@@ -110,6 +110,8 @@ def test_inputs_are_read_only_and_the_output_is_not(tmp_path: Path) -> None:
     ("step", "granted"),
     [
         ("ingest_data", set()),
+        ("compare_champion", {"signing.pub"}),
+        ("record_outcome", set()),
         ("train_security_vector", {"custody"}),
         ("fine_tune_guarded (unguarded)", {"custody"}),
         ("remove_security_vector (guarded)", set()),
