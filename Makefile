@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers bench-efficacy lint
+.PHONY: help setup demo test test-slow test-containers bench-efficacy docs lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +34,9 @@ test-containers: setup ## Build the image and run the pipeline in containers, wh
 
 bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
 	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)
+
+docs: setup ## Write each component's README and metadata from its docstring
+	$(BIN)/python .ci/describe_components.py
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

@@ -33,9 +33,10 @@ def code_digest() -> str:
 
 
 def _packaged_files(folder: Path) -> Iterator[Path]:
-    # Only folders that are packages go into a wheel; examples and caches beside them do not.
+    # Only folders that are packages go into a wheel; examples and caches beside them do not. A component's
+    # metadata say when it was last verified and decide nothing.
     for path in folder.iterdir():
         if path.is_dir() and (path / "__init__.py").is_file():
             yield from _packaged_files(path)
-        elif path.is_file() and path.suffix in _SUFFIXES:
+        elif path.is_file() and path.suffix in _SUFFIXES and path.name != "metadata.yaml":
             yield path
