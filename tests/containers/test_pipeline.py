@@ -21,7 +21,7 @@ import yaml
 
 USER = 12345
 BUCKET = "secvec-containers"
-STEPS = 8  # six, and the control arm's two
+STEPS = 10  # six, the control arm's two, the comparison with the champion, and the record of the end
 S3_TOOL = Path(__file__).parents[3] / "shared" / "tools" / "s3.sh"
 SECVEC = [sys.executable, "-c", "from secvec.pipelines.command import main; main()"]
 

@@ -58,6 +58,16 @@ def test_a_schedule_runs_one_at_a_time_and_catches_nothing_up(
     assert "code_digest" not in made["runtime_config"]["parameters"]
 
 
+@pytest.mark.parametrize(("said", "told"), [("", True), ("skip_unchanged: false\n", False)])
+def test_a_scheduled_run_stops_when_nothing_has_changed_unless_told_not_to(
+    create: Command, kfp_api: Any, remote_config: Path, said: str, told: bool
+) -> None:
+    remote_config.write_text(remote_config.read_text() + said)
+    assert create().status == 0
+    (made,) = schedules(kfp_api)
+    assert made["runtime_config"]["parameters"]["skip_unchanged"] is told
+
+
 def test_the_same_call_again_writes_nothing(create: Command, kfp_api: Any) -> None:
     create()
     before = json.dumps(kfp_api.items)
