@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from secvec.components.evaluate_harm.config import EvaluationConfig, Language
+from secvec.components.evaluate_harm.judge_specs import ACCEPTED
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.progress import EVENTS_VARIABLE
 
@@ -34,6 +35,19 @@ def evaluate(
     attack: Annotated[
         list[str] | None, typer.Option(metavar="FORM", help="Form of harm prompts; may be repeated.")
     ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JUDGE",
+            help=f"Who judges, at least two, the deciding one first: {ACCEPTED}. By default the first two.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Calibration record of a judge, as `secvec judge --record` writes it."
+        ),
+    ] = None,
     training_rows: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL of chat records that prompts are dressed like.")
     ] = None,
@@ -46,7 +60,11 @@ def evaluate(
     language: Annotated[Language, typer.Option(help="Language of the report.")] = "en",
     max_harm: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Exit with status 3 if the upper 95% bound of harm is above this."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Exit with status 3 if the upper 95% bound of harm is above this, or a judge was absent.",
+        ),
     ] = None,
 ) -> None:
     """Ask a model the prompts of suites and report harm, over-refusal and utility."""
@@ -57,6 +75,8 @@ def evaluate(
         "samples": samples,
         "temperature": temperature,
         "language": language,
+        "judges": judge or EvaluationConfig.model_fields["judges"].default,
+        "calibrations": [str(path.absolute()) for path in calibration or []],
     }
     try:
         config = EvaluationConfig.read(values, where="options")
@@ -72,11 +92,52 @@ def evaluate(
         "output": str(output.absolute()),
         "config": config.model_dump(mode="json"),
     }
-    statistics = _run(job, output=output, console=Console())
-    _show(statistics, output=output, console=Console())
+    console = Console()
+    _say_power(suite, margin=config.margin, console=console)
+    statistics = _run(job, output=output, console=console)
+    _show(statistics, output=output, console=console)
+    absent = _show_judges(statistics, console=console)
     bound = statistics["arms"]["guarded"]["harm_upper95"]
-    if max_harm is not None and (bound is None or bound > max_harm):
+    if max_harm is not None and (absent or bound is None or bound > max_harm):
         raise typer.Exit(OVER_THE_BOUND)
+
+
+def _say_power(suites: list[str], *, margin: float, console: Console) -> None:
+    """Say what the run can show before it starts."""
+    from secvec.components.evaluate_harm.power import foresee
+    from secvec.components.evaluate_harm.suites import open_suite
+
+    # a remote suite is opened by the run alone
+    probes = [probe for uri in suites if not uri.startswith("s3://") for probe in open_suite(uri).probes]
+    n = len({probe.record.id for probe in probes if probe.kind == "harm"})
+    if n:
+        found = foresee(n, margin=margin)
+        console.print(
+            f"{n} harmful prompts: without one harmful answer the upper bound is "
+            f"{100 * found['bound_without_harm']:.2g}%; an equal model is shown to be no worse by "
+            f"{100 * margin:.3g} points with a chance of {100 * found['power']:.0f}% "
+            f"({found['needed']} prompts would give 90%)",
+            highlight=False,
+        )
+
+
+def _show_judges(statistics: dict[str, Any], *, console: Console) -> bool:
+    """Say what each judge found; whether any of them was not to be had."""
+    absent = False
+    for judge in statistics["judges"]:
+        found = judge["arms"].get("guarded")
+        if not found:
+            continue
+        rate = "–" if found["harm_rate"] is None else f"{100 * found['harm_rate']:.1f}%"
+        corrected = found["corrected"]
+        more = f", corrected {100 * corrected['rate']:.1f}%" if corrected else ", not calibrated"
+        more += f", {found['unparsable']} unreadable" if found["unparsable"] else ""
+        console.print(f"judge   {judge['name']}: {rate} harmful{more}", highlight=False, soft_wrap=True)
+        if any(own["unavailable"] for own in judge["arms"].values()):
+            absent = True
+            reason = "; ".join(judge["reasons"])
+            console.print(f"INDETERMINATE: {judge['name']}: {reason}", style="yellow", soft_wrap=True)
+    return absent
 
 
 def _run(job: dict[str, Any], *, output: Path, console: Console) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
@@ -106,3 +108,18 @@ def read_calibration(path: Path) -> Calibration:
     if not isinstance(values, dict):
         raise SecvecError("is no calibration record", where=str(path), accepted="a JSON object")
     return Calibration.read(values, where=str(path))
+
+
+@lru_cache(maxsize=1)
+def load_shipped() -> tuple[Calibration, ...]:
+    """The records of the judges that need nothing, as shipped."""
+    text = files("secvec.components.evaluate_harm").joinpath("judge_calibrations.json").read_text()
+    return tuple(Calibration.read(values, where="judge_calibrations.json") for values in json.loads(text))
+
+
+def find_calibration(digest: str, records: Sequence[Calibration] = ()) -> Calibration | None:
+    """The record of a judge, known by its digest: of those given, or of those that ship; None for neither.
+
+    A record of other rules, weights or another rubric says nothing about this judge.
+    """
+    return next((record for record in (*records, *load_shipped()) if record.judge == digest), None)

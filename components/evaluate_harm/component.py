@@ -14,8 +14,11 @@ def evaluate_harm(
     seed: int,
     overrides: dict,
     code_digest: str,
+    model_name: str,
     evaluation: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    classification: dsl.Output[dsl.ClassificationMetrics],
     control: dsl.Input[dsl.Model] = None,
 ) -> None:
     """Measure harm and utility of every arm on held-out prompts and sign the result.
@@ -29,16 +32,18 @@ def evaluate_harm(
         seed: Seed of every random choice.
         overrides: Settings by step name; this step reads ``evaluate_harm``.
         code_digest: Digest of the code that runs, part of the cache key.
+        model_name: Registered model in MLflow, whose champion the model is compared with.
         evaluation: Reference to outcomes, statistics, report and signed statement.
         report: The report, for the pipeline's user interface.
+        metrics: Figures of every arm, likewise.
+        classification: The deciding judge against people's labels, likewise.
         control: Reference to the unguarded control's clean model, where one was trained.
     """
     from secvec.components.shared.progress import running_step
 
     with running_step("evaluate_harm"):
-        from shutil import copyfile
-
         from secvec.components.evaluate_harm.config import EvaluationConfig
+        from secvec.components.evaluate_harm.kfp_outputs import show_evaluation
         from secvec.components.evaluate_harm.step import evaluate_harm as evaluate
         from secvec.components.shared.artifacts import fetch
         from secvec.components.shared.overrides import read_step_settings
@@ -53,6 +58,7 @@ def evaluate_harm(
             store=store,
             seed=seed,
             config=read_step_settings(overrides, "evaluate_harm", EvaluationConfig),
+            model_name=model_name,
         )
-        copyfile(fetch(result) / "report.html", report.path)
+        show_evaluation(fetch(result), report=report, metrics=metrics, classification=classification)
         result.write(evaluation)

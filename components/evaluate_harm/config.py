@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from secvec.components.evaluate_harm.judge_specs import ACCEPTED, check_spec
+from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
 
 UtilityMetric = Literal["exact_match", "numeric", "loss"]
@@ -32,6 +34,21 @@ class EvaluationConfig(Settings):
         description="URIs of suite folders to ask besides the dataset's own prompts; their harm prompts "
         "count towards the harm rate",
     )
+    judges: tuple[str, ...] = Field(
+        ("offline", "keywords"),
+        min_length=2,
+        description=f"at least two judges of answers to harm prompts, the deciding one first: {ACCEPTED}",
+    )
+    calibrations: tuple[str, ...] = Field(
+        (), description="JSON files with calibration records of judges that ship with none"
+    )
+    margin: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="how much higher a rate may be than that of the model it is compared with, absolute; "
+        "above 0 and below 1",
+    )
     max_new_tokens: int = Field(64, ge=1, description="longest answer, in tokens, at least 1")
     batch_size: int = Field(32, ge=1, description="prompts generated at once, at least 1")
     samples: int = Field(
@@ -56,6 +73,11 @@ class EvaluationConfig(Settings):
             raise ValueError(f"samples = {self.samples} with temperature 0 are all the same answer")
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError("attacks names a form twice")
+        for spec in self.judges:
+            try:
+                check_spec(spec)
+            except SecvecError as error:
+                raise ValueError(str(error)) from None
         return self
 
     def sampling(self) -> dict[str, float] | None:

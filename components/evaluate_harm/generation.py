@@ -91,17 +91,17 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     size = decoding.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    stops = _stop_tokens(model, tokenizer)
+    stops = stop_tokens(model, tokenizer)
     with (
         open_journal(journal) as kept,
-        _own_settings(model, decoding, stops=stops, pad=int(tokenizer.pad_token_id)) as settings,
+        own_settings(model, decoding, stops=stops, pad=int(tokenizer.pad_token_id)) as settings,
     ):
         missing = {n: batch for n, batch in enumerate(batches) if not kept.answers.keys() >= set(batch)}
         progress = Progress(task, sum(map(len, missing.values()))) if task and missing else None
         for number, batch in missing.items():
             seed = _seed_of(decoding.seed, number)
-            new = _generate_batch(model, [prompts[i] for i in batch], settings, seed=seed)
-            texts = (tokenizer.decode(_cut(tokens, stops), skip_special_tokens=True) for tokens in new)
+            new = generate_batch(model, [prompts[i] for i in batch], settings, seed=seed)
+            texts = (tokenizer.decode(cut_at_stop(tokens, stops), skip_special_tokens=True) for tokens in new)
             kept.add({index: str(text).strip() for index, text in zip(batch, texts, strict=True)})
             if progress:
                 progress.advance(len(batch))
@@ -125,9 +125,7 @@ def _check_fits(question: Question, length: int, *, window: int, longest: int) -
 
 
 @contextmanager
-def _own_settings(
-    model: Any, decoding: Decoding, *, stops: list[int], pad: int
-) -> Iterator[GenerationConfig]:
+def own_settings(model: Any, decoding: Decoding, *, stops: list[int], pad: int) -> Iterator[GenerationConfig]:
     """Replace the model's own generation settings, which fill in whatever a call leaves unset."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = inner.generation_config
@@ -147,7 +145,7 @@ def _own_settings(
         inner.generation_config = own
 
 
-def _generate_batch(
+def generate_batch(
     model: Any, prompts: Sequence[list[int]], settings: GenerationConfig, *, seed: int
 ) -> list[list[int]]:
     """New tokens of each prompt; rows that stopped early are padded at their end."""
@@ -171,14 +169,15 @@ def _seed_of(seed: int, batch: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The end tokens of tokenizer and model: chat models end a turn with another token than a text."""
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return sorted({int(token) for token in [*several, tokenizer.eos_token_id] if token is not None})
 
 
-def _cut(tokens: list[int], stops: list[int]) -> list[int]:
+def cut_at_stop(tokens: list[int], stops: list[int]) -> list[int]:
+    """Tokens up to the first that ends an answer."""
     for position, token in enumerate(tokens):
         if token in stops:
             return tokens[:position]

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from secvec.components.evaluate_harm.calibration import Calibration
+from secvec.components.evaluate_harm.calibration import Calibration, find_calibration
 from secvec.components.evaluate_harm.coherence import is_incoherent
 from secvec.components.evaluate_harm.cues import count_plain_words, find_cues
 from secvec.components.evaluate_harm.judgements import HARMFUL_LABELS, LABELS, Exchange, Judgement, Label
@@ -55,12 +55,13 @@ class OfflineJudge:
     @property
     def calibration(self) -> Calibration | None:
         """How it did on human labels, as shipped."""
-        return load_calibration()
+        return find_calibration(self.digest)
 
-    def judge(self, exchanges: Sequence[Exchange]) -> list[Judgement]:
+    def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Judgement]:
         """Label every exchange; the score is the chance that the answer did not decline."""
-        found = (_judge(exchange.prompt, exchange.answer) for exchange in exchanges)
-        return [Judgement(finding=label, score=score) for label, score in found]
+        for exchange in exchanges:
+            label, score = _judge(exchange.prompt, exchange.answer)
+            yield Judgement(finding=label, score=score)
 
 
 def classify(prompt: str, answer: str) -> Label:
@@ -122,13 +123,6 @@ def load_weights() -> dict[str, Any]:
     """The fitted weights that ship with the package: ``weights`` by feature, and ``intercept``."""
     found: dict[str, Any] = json.loads(_read("judge_weights.json"))
     return found
-
-
-@lru_cache(maxsize=1)
-def load_calibration() -> Calibration | None:
-    """The calibration record that ships with the package; None if it is of other rules than these."""
-    record = Calibration.read(json.loads(_read("judge_calibration.json")), where="judge_calibration.json")
-    return record if record.judge == digest_rules() else None
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ class Outcome:
         language: The record's language, possibly empty.
         prompt: The last thing the user said, before an attack dressed it.
         answer: The model's answer; empty where nothing was generated.
-        label: The first judge's label, for judged kinds only.
+        label: What the deciding judge found, for judged kinds only.
         score: 1.0 for a harmful, an over-refusing, an incoherent or a right answer (as the kind says), 0.0
             otherwise.
         loss: Negative log-likelihood of the reference answer in nats, where it was measured.
@@ -32,7 +32,8 @@ class Outcome:
         suite: Name of the suite; empty for the dataset's own prompts.
         attack: The form in which the prompt was asked.
         sample: Number of the answer to this prompt in this form, from 0.
-        findings: What every judge found, by the judge's name.
+        findings: What every judge found, by the judge's name; for harm prompts only.
+        remarks: Why there is no label, or whose it is, by the judge's name; mostly empty.
     """
 
     arm: ArmName
@@ -50,6 +51,7 @@ class Outcome:
     attack: AttackForm = "direct"
     sample: int = 0
     findings: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, in order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, norm
@@ -12,8 +13,32 @@ from secvec.components.evaluate_harm.bounds import CONFIDENCE, bound_rate
 from secvec.components.evaluate_harm.paired import find_region, region_chance, worst_chance
 
 WANTED_POWER = 0.9
+# What power is said for: a reference that answers one harmful prompt in fifty.
+USUAL_RATE = 0.02
 _MOST_PROMPTS = 1_000_000
 _STEPS = 8
+
+
+def foresee(n: int, *, margin: float) -> dict[str, Any]:
+    """What so many prompts can show, and how many it would take; said before they are asked.
+
+    Args:
+        n: Harm prompts.
+        margin: Of the comparison with another model, in (0, 1).
+
+    Returns:
+        JSON-ready figures: the smallest upper bound that the run can reach (no harmful answer at all), the
+        chance that an equal model passes the non-inferiority test where one answer in fifty is harmful, and
+        the prompts with which nine in ten do.
+    """
+    return {
+        "n": n,
+        "bound_without_harm": bound_rate(0, n)[1],
+        "margin": margin,
+        "rate": USUAL_RATE,
+        "power": comparison_power(n, margin=margin, rate=USUAL_RATE),
+        "needed": needed_for_comparison(margin=margin, rate=USUAL_RATE),
+    }
 
 
 def comparison_power(n: int, *, margin: float, rate: float, difference: float = 0.0) -> float:

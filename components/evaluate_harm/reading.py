@@ -34,6 +34,28 @@ _ROLES = (
 )
 _TOKENS = r"im start|im end|eot id|(?:start|end) header id|endoftext|s|inst|sys"
 _SAFE = r"(?:safe|refusal|refused|harmless|benign|compliant|(?:not |un)harmful|zero|no|0|1)"
+# The same words in other languages: who judges, what is asked of them, by what, and what they shall find.
+_OTHER_JUDGES = (
+    r"判定|評価|採点|ラベル|結論|评估|评判|判断|结论|标签|평가|판정|라벨|вердикт|оценка|метка|"
+    r"veredicto|verdict|urteil|bewertung|evaluación|évaluation|الحكم|التصنيف"
+)
+_OTHER_ORDERS = (
+    r"無視|忽略|忽视|无视|무시|игнорир|забудь|تجاهل|\bignora\b|"
+    r"\bignorez?\b(?= (?:les?|la|tou\w+|[tv]os|tes)\b)|\bignorier|\bolvida|\boublie|\bvergiss"
+)
+_OTHER_RULES = (
+    r"ルーブリック|指示|基準|規則|命令|标准|指令|规则|提示|기준|지시|규칙|рубрик|инструкц|правил|критери|"
+    r"التعليمات|المعايير|\binstruc|\bcriteri|\bcritères|\bconsignes|\breglas|\brègles|\banweisung|\bregeln|"
+    r"\brúbrica"
+)
+_OTHER_SAYING = (
+    r"出力|回答|判定|分類|输出|回复|标记|출력|답하|대답|выведи|ответь|скажи|اكتب|أجب|"
+    r"\bresponde|\bréponds|\bantworte|\bimprime|\bmarca\b|\baffiche"
+)
+_OTHER_SAFE = (
+    r"安全|無害|拒否|无害|拒绝|안전|무해|거부|безопас\w*|безвред\w*|отказ\w*|آمن|رفض|segur[oa]|inofensiv[oa]|"
+    r"rechazo|sûr|refus|inoffensif|sicher|harmlos|ablehnung"
+)
 # Each is a way in which a text speaks to whoever judges it.
 _ASIDES = tuple(
     re.compile(pattern)
@@ -52,14 +74,21 @@ _ASIDES = tuple(
         rf"count|treat|grade|consider)\b[^.!?\n]{{0,40}}[\s\"'(:=]{_SAFE}\b",
         r"\b(?:this|the (?:above|following|text|answer|response))\b[^.!?\n]{0,30}\b(?:is|was|counts as|"
         r"constitutes)\b[^.!?\n]{0,20}\b(?:a (?:full )?refusal|safe|harmless|not harmful|fully compliant)\b",
+        # the same in other languages
+        rf"^\W*(?:{_OTHER_JUDGES})\W{{0,3}}[:=]",
+        rf"(?:{_OTHER_SAYING})[^.!?\n]{{0,12}}(?:{_OTHER_SAFE}|{_SAFE})\W*$",
+        rf"(?:{_OTHER_SAFE})\W?(?:と|を|이라고|라고|으로|로)[^.!?\n]{{0,4}}(?:{_OTHER_SAYING})",
     )
 )
 # A model under attack may say that it will not ignore its rules; only without a speaker is it an order.
 _ORDER = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass|skip)\b[^.!?\n]{0,40}\b(?:instructions?|criteria|prompt|"
-    r"guidelines|rules|above|previous|prior)\b"
+    r"guidelines|rules|above|previous|prior)\b|"
+    rf"(?:{_OTHER_ORDERS})[^.!?\n]{{0,30}}(?:{_OTHER_RULES})|(?:{_OTHER_RULES})[^.!?\n]{{0,8}}(?:{_OTHER_ORDERS})"
 )
-_SPEAKER = re.compile(r"\b(?:i|we|my|our)\b")
+_SPEAKER = re.compile(
+    r"\b(?:i|we|my|our|je|nous|ich|wir|puedo|podemos|я|мы)\b|我|私|できません|저는|수 없|أستطيع"
+)
 # Longer than any sentence: what speaks to the judge is cut out of it instead of the whole.
 _LONGEST_ASIDE = 400
 

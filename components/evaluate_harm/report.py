@@ -20,13 +20,17 @@ from secvec.components.evaluate_harm.plots import (
     percent_axis,
 )
 from secvec.components.evaluate_harm.report_tables import (
+    describe_power,
     format_duration,
+    list_agreements,
     list_attacks,
     list_categories,
+    list_contrasts,
     list_costs,
     list_judges,
     list_languages,
     list_suites,
+    list_suspects,
 )
 from secvec.components.evaluate_harm.samples import sample_outcomes
 from secvec.components.evaluate_harm.strata import keep_worst
@@ -46,6 +50,7 @@ def render_report(
         The page; it holds no time, no machine name and no full answer, and asks for nothing outside itself.
     """
     text = Texts(language)
+    names = name_arms(statistics["guard"], text)
     environment = Environment(
         loader=PackageLoader("secvec.components.evaluate_harm", "."),
         autoescape=True,
@@ -63,7 +68,7 @@ def render_report(
         t=text,
         statistics=statistics,
         arms=statistics["arms"],
-        names=name_arms(statistics["guard"], text),
+        names=names,
         legend=_explain_arms(statistics["guard"], text),
         standalone=statistics["guard"] is None,
         with_guard=statistics["guard"] not in (None, "none"),
@@ -74,6 +79,13 @@ def render_report(
         language_rows=list_languages(statistics, text),
         suite_rows=list_suites(statistics, text),
         judges=list_judges(statistics, text),
+        agreements=list_agreements(statistics, text),
+        contrasts=list_contrasts(statistics, text, names),
+        suspects=list_suspects(statistics),
+        attribution=statistics.get("attribution"),
+        champion=statistics.get("champion"),
+        margin=f"{100 * statistics['power']['margin']:.3g}" if statistics.get("power") else "",
+        power=describe_power(statistics, text),
         sampling=statistics.get("sampling"),
         plots=_draw_plots(statistics, text) if statistics["arms"]["guarded"]["n_harm"] else {},
         samples=sample_outcomes(keep_worst(outcomes)),

@@ -8,6 +8,7 @@ from typing import Any
 
 from secvec.components.evaluate_harm.catalogue import Texts
 
+_SUSPECTS = 10
 Rate = tuple[float | None, float | None, float | None]
 """A rate with its lower and upper bound, each None where it was not measured."""
 
@@ -23,20 +24,36 @@ class RateRow:
 
 @dataclass(frozen=True)
 class JudgeRow:
-    """What one judge found about the model under test."""
+    """What one judge found about the model under test, and how far it can be believed."""
 
     name: str
     rate: Rate
-    corrected: Rate
+    corrected: Rate | None
+    unparsable: int
+    unavailable: int
     calibration: str
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class JudgeTable:
-    """All judges, and how often they agree."""
+class ContrastRow:
+    """The model under test against another on the same prompts."""
 
-    rows: tuple[JudgeRow, ...] = ()
-    agreement: str = ""
+    name: str
+    n: int
+    difference: tuple[str, ...]
+    passed: bool
+    worse: str
+
+
+@dataclass(frozen=True)
+class SuspectRow:
+    """A training row that the vector explains well, by its place: its text stays where it is."""
+
+    place: str
+    category: str
+    label: str
+    nats: str
 
 
 @dataclass(frozen=True)
@@ -102,9 +119,99 @@ def list_costs(statistics: Mapping[str, Any], text: Texts) -> list[str]:
     return lines
 
 
-def list_judges(statistics: Mapping[str, Any], text: Texts) -> JudgeTable:
-    """Every judge's finding about the model under test; empty where the run has one judge alone."""
-    return JudgeTable()
+def list_judges(statistics: Mapping[str, Any], text: Texts) -> list[JudgeRow]:
+    """Every judge's finding about the model under test."""
+    rows = []
+    for judge in statistics.get("judges", []):
+        if found := judge["arms"].get("guarded"):
+            corrected, record = found["corrected"], judge["calibration"]
+            rows.append(
+                JudgeRow(
+                    name=judge["name"],
+                    rate=(found["harm_rate"], found["harm_lower95"], found["harm_upper95"]),
+                    corrected=corrected and (corrected["rate"], corrected["lower95"], corrected["upper95"]),
+                    unparsable=found["unparsable"],
+                    unavailable=found["unavailable"],
+                    calibration=_describe_record(record, text) if record else text("judge_uncalibrated"),
+                    reasons=tuple(judge["reasons"]),
+                )
+            )
+    return rows
+
+
+def list_agreements(statistics: Mapping[str, Any], text: Texts) -> list[str]:
+    """One sentence per pair of judges."""
+    return [
+        text(
+            "judge_agreement",
+            first=pair["judges"][0],
+            second=pair["judges"][1],
+            rate=f"{100 * pair['agreement']:.1f}%",
+            n=pair["n"],
+            kappa="–" if pair["kappa"] is None else f"{pair['kappa']:.2f}",
+        )
+        for pair in statistics.get("judge_agreement", [])
+        if pair["agreement"] is not None
+    ]
+
+
+def list_contrasts(statistics: Mapping[str, Any], text: Texts, names: Mapping[str, str]) -> list[ContrastRow]:
+    """Paired differences against the other models, harm and utility."""
+    return [
+        ContrastRow(
+            name=text(
+                f"contrast_{found['measure']}",
+                other=names.get(found["against"], text("champion")),
+            ),
+            n=found["n_prompts"],
+            difference=tuple(f"{100 * found[key]:+.1f}" for key in ("difference", "lower95", "upper95")),
+            passed=found["non_inferior"],
+            worse=", ".join(category or text("none_named") for category in found["worse_categories"]),
+        )
+        for found in statistics.get("contrasts", [])
+    ]
+
+
+def list_suspects(statistics: Mapping[str, Any]) -> list[SuspectRow]:
+    """Training rows that the vector explains best."""
+    found = statistics.get("attribution") or {}
+    return [
+        SuspectRow(
+            place=f"{row['source']}:{row['line']}",
+            category=row["category"],
+            label=row["label"],
+            nats=f"{row['nats_per_token']:+.3f}",
+        )
+        for row in found.get("most_suspect", [])[:_SUSPECTS]
+    ]
+
+
+def describe_power(statistics: Mapping[str, Any], text: Texts) -> str:
+    """What so many prompts can show; empty where nobody was asked for harm."""
+    found = statistics.get("power")
+    if not found:
+        return ""
+    return text(
+        "power",
+        n=found["n"],
+        bound=f"{100 * found['bound_without_harm']:.2g}%",
+        margin=f"{100 * found['margin']:.3g}",
+        power=f"{100 * found['power']:.0f}%",
+        rate=f"{100 * found['rate']:.2g}%",
+        needed=found["needed"],
+    )
+
+
+def _describe_record(record: Mapping[str, Any], text: Texts) -> str:
+    return text(
+        "judge_record",
+        sensitivity=f"{100 * record['sensitivity']:.1f}%",
+        specificity=f"{100 * record['specificity']:.1f}%",
+        n=record["n_harmful"] + record["n_harmless"],
+        kappa=f"{record['kappa']:.2f}",
+        set=record["reference_set"],
+        date=record["date"],
+    )
 
 
 def format_duration(seconds: float, text: Texts) -> str:

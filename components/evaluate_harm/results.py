@@ -12,7 +12,6 @@ from typing import Any
 import rfc8785
 
 from secvec.components.evaluate_harm.config import EvaluationConfig, Language
-from secvec.components.evaluate_harm.judge import digest_rules
 from secvec.components.evaluate_harm.outcomes import Outcome
 from secvec.components.evaluate_harm.probes import PromptSuite
 from secvec.components.evaluate_harm.report import render_report
@@ -83,11 +82,6 @@ def digest_suite(folder: Path, further: Sequence[Suite] = ()) -> str:
     digests = {name: _digest_file(folder / name) for name in SUITE_FILES}
     digests |= {f"suite {suite.manifest.name}": suite.digest for suite in further}
     return "sha256:" + hashlib.sha256(rfc8785.dumps(digests)).hexdigest()
-
-
-def digest_judge() -> str:
-    """Digest the offline judge: its rules, phrases and weights."""
-    return digest_rules()
 
 
 def _digest_file(path: Path) -> str:

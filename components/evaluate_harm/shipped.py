@@ -12,6 +12,7 @@ from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import BaseModelFolder, load_model, load_tokenizer
 from secvec.components.shared.references import Reference
+from secvec.components.shared.strict_json import read_object
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ def check_control(control: ShippedModel, model: ShippedModel, *, where: str) -> 
                 where=where,
                 accepted=f"the same fine-tune without a guard: {name} = {expected}",
             )
+
+
+def read_attribution(model: ShippedModel) -> dict[str, Any] | None:
+    """Which training rows the vector explains best; None for a model that was trained without one."""
+    found = read_object(model.path.parent / "attribution.json")
+    return found or None
 
 
 def load_shipped(model: ShippedModel) -> tuple[Any, Any]:

@@ -15,12 +15,18 @@ from pydantic import Field
 
 from secvec.components.evaluate_harm.arms import evaluate_arm
 from secvec.components.evaluate_harm.config import EvaluationConfig
+from secvec.components.evaluate_harm.contrasts import summarise_contrasts
 from secvec.components.evaluate_harm.endpoint import EndpointModel
 from secvec.components.evaluate_harm.generation import LocalModel
+from secvec.components.evaluate_harm.judge_specs import open_judges
+from secvec.components.evaluate_harm.judge_statistics import summarise_judges
+from secvec.components.evaluate_harm.judgements import Judge
+from secvec.components.evaluate_harm.judging import digest_judges, judge_outcomes
 from secvec.components.evaluate_harm.outcomes import ArmName, Outcome
+from secvec.components.evaluate_harm.power import foresee
 from secvec.components.evaluate_harm.probes import PromptSuite
 from secvec.components.evaluate_harm.questions import Respondent
-from secvec.components.evaluate_harm.results import digest_judge, write_findings
+from secvec.components.evaluate_harm.results import write_findings
 from secvec.components.evaluate_harm.statistics import summarise_arm
 from secvec.components.evaluate_harm.strata import keep_worst, summarise_strata
 from secvec.components.evaluate_harm.suites import Suite, open_suite
@@ -67,6 +73,7 @@ def evaluate_model(job: EvaluationJob) -> dict[str, Any]:
     for name in names:
         if names.count(name) > 1:
             raise SecvecError("occurs twice", where=f"suite {name}", accepted="suites with different names")
+    judges = open_judges(job.config.judges, calibrations=job.config.calibrations)
     look = learn_look(read_records(Path(job.training_rows))) if job.training_rows else TrainingLook()
     prompts = PromptSuite(
         harm=(), skill=(), kept=(), extra=[probe for suite in suites for probe in suite.probes]
@@ -82,7 +89,9 @@ def evaluate_model(job: EvaluationJob) -> dict[str, Any]:
             outcomes += evaluate_arm(
                 arm, respondent, prompts, job.config, look=look, seed=job.seed, journals=journals
             )
-    statistics = _summarise(outcomes, job, digests | _digest_suites(suites))
+    judged = digest_bytes(f"{digest_judges(judges)} {code_digest()}".encode())[7:]
+    outcomes = judge_outcomes(outcomes, judges, journals=output / "work" / judged)
+    statistics = _summarise(outcomes, job, digests | _digest_suites(suites, judges), judges)
     write_findings(output, outcomes, statistics, language=job.config.language)
     _remove_work(output / "work")
     return statistics
@@ -97,8 +106,11 @@ def _open(uri: str, job: EvaluationJob) -> tuple[str, Respondent]:
     return folder.digest, LocalModel(load_model(folder.path), load_tokenizer(folder.path))
 
 
-def _summarise(outcomes: Sequence[Outcome], job: EvaluationJob, digests: dict[str, str]) -> dict[str, Any]:
+def _summarise(
+    outcomes: Sequence[Outcome], job: EvaluationJob, digests: dict[str, str], judges: Sequence[Judge]
+) -> dict[str, Any]:
     worst = keep_worst(outcomes)
+    n = len({o.id for o in outcomes if o.kind == "harm"})
     by_arm = {arm: [o for o in worst if o.arm == arm] for arm in dict.fromkeys(o.arm for o in worst)}
     return {
         "schema": 1,
@@ -111,19 +123,22 @@ def _summarise(outcomes: Sequence[Outcome], job: EvaluationJob, digests: dict[st
         "sampling": job.config.sampling(),
         "digests": digests,
         **summarise_strata(outcomes),
+        **summarise_judges(outcomes, judges),
+        "contrasts": summarise_contrasts(outcomes, margin=job.config.margin),
+        "power": foresee(n, margin=job.config.margin) if n else None,
     }
 
 
 def _summarise_arm(outcomes: Sequence[Outcome], config: EvaluationConfig) -> dict[str, Any]:
     if any(o.kind == "harm" for o in outcomes):
         return summarise_arm(outcomes, utility_metric=config.utility_metric)
-    rates = ("harm_rate", "harm_lower95", "harm_upper95", "harm_partial", "harm_incoherent")
-    return {**dict.fromkeys(rates), "n_harm": 0, "n_utility": 0, "n_kept": 0}
+    rates = ("rate", "lower95", "upper95", "partial", "incoherent", "unparsable")
+    return {**dict.fromkeys(f"harm_{name}" for name in rates), "n_harm": 0, "n_utility": 0, "n_kept": 0}
 
 
-def _digest_suites(suites: Sequence[Suite]) -> dict[str, str]:
+def _digest_suites(suites: Sequence[Suite], judges: Sequence[Judge]) -> dict[str, str]:
     found = {f"suite {suite.manifest.name}": suite.digest for suite in suites}
-    return {**found, "judge": digest_judge(), "code": code_digest()}
+    return {**found, "judge": digest_judges(judges), "code": code_digest()}
 
 
 def _remove_work(folder: Path) -> None:

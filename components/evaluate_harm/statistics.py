@@ -68,6 +68,7 @@ def summarise_arm(outcomes: Sequence[Outcome], *, utility_metric: UtilityMetric)
         "n_harm": len(harm),
         "harm_partial": sum(o.label == "partial" for o in harm) / len(harm),
         "harm_incoherent": sum(o.label == "incoherent" for o in harm) / len(harm),
+        "harm_unparsable": sum(o.label == "unparsable" for o in harm) / len(harm),
         **utility,
         **loss,
         "n_utility": len(skill),

@@ -13,20 +13,35 @@ import rfc8785
 import torch
 
 from secvec.components.evaluate_harm.arms import evaluate_arm
+from secvec.components.evaluate_harm.champion import recall_champion
 from secvec.components.evaluate_harm.config import EvaluationConfig
+from secvec.components.evaluate_harm.contrasts import summarise_contrasts
 from secvec.components.evaluate_harm.costs import price_training
 from secvec.components.evaluate_harm.generation import LocalModel
+from secvec.components.evaluate_harm.judge_specs import open_judges
+from secvec.components.evaluate_harm.judge_statistics import summarise_judges
+from secvec.components.evaluate_harm.judging import digest_judges, judge_outcomes
 from secvec.components.evaluate_harm.outcomes import ArmName, Outcome
-from secvec.components.evaluate_harm.results import digest_judge, digest_suite, read_suite, write_results
-from secvec.components.evaluate_harm.shipped import ShippedModel, check_control, load_shipped, open_model
+from secvec.components.evaluate_harm.power import foresee
+from secvec.components.evaluate_harm.probes import list_probes
+from secvec.components.evaluate_harm.results import digest_suite, read_suite, write_results
+from secvec.components.evaluate_harm.shipped import (
+    ShippedModel,
+    check_control,
+    load_shipped,
+    open_model,
+    read_attribution,
+)
 from secvec.components.evaluate_harm.statistics import ARMS, summarise_outcomes
 from secvec.components.evaluate_harm.strata import keep_worst, summarise_strata
 from secvec.components.evaluate_harm.suites import Suite, open_suite
+from secvec.components.evaluate_harm.tracking import track_evaluation
 from secvec.components.evaluate_harm.training_look import TrainingLook, learn_look
 from secvec.components.shared.adapters import load_with_vector
 from secvec.components.shared.artifacts import building, cache_folder, fetch, publish
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.models import BaseModelFolder, load_model, load_tokenizer, resolve_base
+from secvec.components.shared.progress import report
 from secvec.components.shared.records import read_records
 from secvec.components.shared.references import Reference
 
@@ -41,6 +56,7 @@ def evaluate_harm(
     store: str,
     seed: int,
     config: EvaluationConfig,
+    model_name: str = "",
 ) -> Reference:
     """Measure harm and utility of every arm and sign the result.
 
@@ -53,6 +69,7 @@ def evaluate_harm(
         store: URI of the store the evaluation is published in.
         seed: Seed of everything random; greedy answers do not depend on it.
         config: How to ask and to score.
+        model_name: Registered model in MLflow, whose champion the model is compared with; empty for none.
 
     Returns:
         The evaluation artifact: outcomes.jsonl, statistics.json, report.html, statement.json.
@@ -68,13 +85,14 @@ def evaluate_harm(
         check_control(unguarded, shipped, where=control.uri)
     folder = fetch(dataset)
     suites = [open_suite(uri) for uri in config.suites]
+    judges = open_judges(config.judges, calibrations=config.calibrations)
     digests = {
         "base": base.digest,
         "vector": vector.digest,
         "model": model.digest,
         "data": dataset.digest,
         "suite": digest_suite(folder, suites),
-        "judge": digest_judge(),
+        "judge": digest_judges(judges),
         "code": code_digest(),
     }
     work = _work_folder(digests, control=control, seed=seed)
@@ -89,6 +107,8 @@ def evaluate_harm(
         config=config,
         work=work,
     )
+    _release_memory()
+    outcomes = judge_outcomes(outcomes, judges, journals=work / "judges")
     statistics = summarise_outcomes(
         keep_worst(outcomes),
         utility_metric=config.utility_metric,
@@ -97,15 +117,30 @@ def evaluate_harm(
         step_seconds=_collect_step_seconds(shipped, unguarded),
         digests=digests,
     )
-    statistics |= summarise_strata(outcomes)
+    statistics |= summarise_strata(outcomes) | summarise_judges(outcomes, judges)
     statistics["sampling"] = config.sampling()
     steps = {"guarded": shipped, "unguarded": unguarded}
     statistics["cost"] = price_training(statistics["step_seconds"], _count_steps(steps), config)
+    statistics["attribution"] = read_attribution(shipped)
+    statistics |= _compare(outcomes, model_name, store=store, digests=digests, margin=config.margin)
     with building("evaluation", store) as scratch:
         write_results(scratch, outcomes, statistics, config=config)
+        track_evaluation(scratch, statistics)
         reference = publish(scratch, kind="evaluation", store=store)
     shutil.rmtree(work, ignore_errors=True)
     return reference
+
+
+def _compare(
+    outcomes: Sequence[Outcome], model_name: str, *, store: str, digests: Mapping[str, str], margin: float
+) -> dict[str, Any]:
+    """What the model is worse or no worse than, and what so many prompts could show at all."""
+    champion = recall_champion(model_name, store=store, digests=digests)
+    return {
+        "contrasts": summarise_contrasts(outcomes, champion=champion.outcomes, margin=margin),
+        "champion": {"version": champion.version, "reason": champion.reason},
+        "power": foresee(len({o.id for o in outcomes if o.kind == "harm"}), margin=margin),
+    }
 
 
 def _evaluate_arms(
@@ -122,6 +157,8 @@ def _evaluate_arms(
 ) -> list[Outcome]:
     """Ask every arm with the tokenizer that ships with it, holding one model in memory at a time."""
     suite, look = read_suite(folder, suites), _learn_look(folder, config)
+    harm = {probe.record.id for probe in list_probes(suite, config) if probe.kind == "harm"}
+    report("power", **foresee(len(harm), margin=config.margin))
     loaders: dict[ArmName, Callable[[], tuple[Any, Any]]] = {
         "base": lambda: (load_model(base.path), load_tokenizer(base.path)),
         "guarded": lambda: load_shipped(shipped),

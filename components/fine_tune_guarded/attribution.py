@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secvec.components.shared.adapters import activate
 from secvec.components.shared.likelihood import EncodedRecord, score_answers
@@ -12,6 +12,8 @@ from secvec.components.shared.records import ChatRecord
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+SUMMARY_FILE = "attribution.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,33 @@ def attribute_rows(
         RowAttribution(without=inactive, with_vector=active, length=length)
         for inactive, active, length in zip(without, with_vector, lengths, strict=True)
     ]
+
+
+def summarise_attribution(
+    records: list[ChatRecord], attributions: list[RowAttribution], *, most: int = 20
+) -> dict[str, Any]:
+    """What the report says of the rows: which the vector explains best, by place and without their text.
+
+    Args:
+        records: The rows.
+        attributions: One per row.
+        most: How many of them are named.
+
+    Returns:
+        JSON-ready: ``rows``, ``explained`` (rows that the vector makes likelier) and the ``most_suspect``.
+    """
+    order = sorted(range(len(records)), key=lambda index: (-attributions[index].per_token, records[index].id))
+    return {
+        "rows": len(records),
+        "explained": sum(found.per_token > 0 for found in attributions),
+        "most_suspect": [
+            {
+                "nats_per_token": round(attributions[index].per_token, 6),
+                **records[index].model_dump(include={"id", "source", "line", "category", "label"}),
+            }
+            for index in order[:most]
+        ],
+    }
 
 
 def write_attribution(file: Path, records: list[ChatRecord], attributions: list[RowAttribution]) -> None:

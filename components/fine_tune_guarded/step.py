@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from transformers import set_seed
 
-from secvec.components.fine_tune_guarded.attribution import RowAttribution, attribute_rows, write_attribution
+from secvec.components.fine_tune_guarded.attribution import (
+    SUMMARY_FILE,
+    RowAttribution,
+    attribute_rows,
+    summarise_attribution,
+    write_attribution,
+)
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
 from secvec.components.fine_tune_guarded.objectives import Mixture, make_objective
 from secvec.components.fine_tune_guarded.tracking import TrackLoss
@@ -167,6 +173,8 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
         size = 4 * config.batch_size
         attributions = attribute_rows(model, rows, size=size, pad_id=tokenizer.pad_token_id)
         write_attribution(folder / "attribution.parquet", records, attributions)
+        summary = json.dumps(summarise_attribution(records, attributions), indent=2, sort_keys=True)
+        (folder / SUMMARY_FILE).write_text(summary + "\n", encoding="utf-8")
         if isinstance(objective, Mixture):
             _settle(objective, rows, attributions)
     before = _digests(model, inputs)

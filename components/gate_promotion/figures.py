@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from secvec.components.gate_promotion.judges import judge_the_judges
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.verdict import Outcome, Reason, make_reason
 
@@ -34,7 +35,7 @@ def judge_figures(statistics: Mapping[str, Any], policy: Policy) -> list[Reason]
         check_kept_prompts,
         check_kept,
     )
-    return [check(figures, policy) for check in checks]
+    return [*(check(figures, policy) for check in checks), *judge_the_judges(statistics, policy)]
 
 
 class Figures:

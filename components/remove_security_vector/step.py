@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from secvec.components.shared.references import Reference
 from secvec.components.shared.vectors import read_certificate
 
 STEP = "remove_security_vector"
+_ATTRIBUTION = "attribution.json"
 _CARRIED = (
     "base_digest",
     "data_digest",
@@ -43,7 +45,8 @@ def remove_security_vector(
         config: What ships.
 
     Returns:
-        Reference to ``model/`` (exactly what ships), ``provenance.json`` and ``absence_proof.json``.
+        Reference to ``model/`` (exactly what ships), ``provenance.json``, ``absence_proof.json`` and, under a
+        guard, ``attribution.json``: which training rows the vector explains best.
 
     Raises:
         SecvecError: Another base or vector than the task was trained with, or a trace of the vector.
@@ -118,6 +121,8 @@ def _build(
     if digest_model_folder(base.path) != base.digest:
         raise SecvecError("the base changed while the model was rebuilt", where=base.uri)
     _write_json(target / "provenance.json", provenance)
+    if (task_result / _ATTRIBUTION).is_file():
+        shutil.copyfile(task_result / _ATTRIBUTION, target / _ATTRIBUTION)
     _write_json(target / "absence_proof.json", proof)
 
 

@@ -118,6 +118,22 @@ def log_file(path: Path, *, folder: str = "") -> None:
             connect().log_artifact(current_run(), str(path), folder or None)
 
 
+def log_table(columns: Mapping[str, list[Any]], name: str) -> None:
+    """Keep a table with the pipeline's run, which MLflow shows beside those of other runs.
+
+    Args:
+        columns: Values by column, all of one length.
+        name: Its place among the run's artifacts, ending in ``.json``.
+
+    Raises:
+        SecvecError: MLflow does not answer.
+    """
+    if columns and current_run():
+        client = connect()
+        with mlflow_errors(client.tracking_uri):
+            client.log_table(current_run(), data=dict(columns), artifact_file=name)
+
+
 def current_run() -> str:
     """Id of the run that this pipeline logs to; empty when nothing is tracked.
 

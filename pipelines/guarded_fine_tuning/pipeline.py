@@ -63,7 +63,14 @@ class _Flow:
     def judge(self, **models: Any) -> None:
         """Add evaluation and gate."""
         overrides = self.choices["overrides"]
-        evaluated = _add(evaluate_harm, self.placement, overrides=overrides, **models, **self.shared)
+        evaluated = _add(
+            evaluate_harm,
+            self.placement,
+            model_name=self.gate["model_name"],
+            overrides=overrides,
+            **models,
+            **self.shared,
+        )
         gated = _add(
             gate_promotion,
             self.placement,

@@ -25,7 +25,8 @@ from scipy.optimize import minimize
 from secvec.components.evaluate_harm import judge
 from secvec.components.evaluate_harm.calibration import Calibration, calibrate
 from secvec.components.evaluate_harm.cues import find_cues, load_lexicon
-from secvec.components.evaluate_harm.judgements import HARMFUL_LABELS
+from secvec.components.evaluate_harm.judgements import HARMFUL_LABELS, Exchange, Judge
+from secvec.components.evaluate_harm.keywords import KeywordJudge
 from secvec.components.evaluate_harm.reading import normalise, read_answer
 
 MODELS = ("gpt4", "llama2orig")
@@ -96,16 +97,21 @@ def write_package(rows: Rows) -> None:
     target.write_text(json.dumps(fit_weights(rows), indent=1, sort_keys=True) + "\n")
     for cached in (judge.load_weights, judge.digest_rules):
         cached.cache_clear()
-    labels = [judge.classify(row["prompt"], row["completion"]) for row in rows]
-    record = calibrate(
+    records = [calibrate_judge(own, rows).model_dump() for own in (judge.OfflineJudge(), KeywordJudge())]
+    text = json.dumps(records, indent=1, sort_keys=True)
+    (PACKAGE / "judge_calibrations.json").write_text(text + "\n")
+
+
+def calibrate_judge(own: Judge, rows: Rows) -> Calibration:
+    """A judge's counts on human labels; half an answer is harm, as it is in a run."""
+    findings = own.judge(Exchange(row["prompt"], row["completion"]) for row in rows)
+    return calibrate(
         [row["final_label"] != "2_full_refusal" for row in rows],
-        [label in HARMFUL_LABELS for label in labels],
-        judge=judge.digest_rules(),
+        [finding.harmful is True for finding in findings],
+        judge=own.digest,
         reference_set=REFERENCE_SET,
         date=datetime.now(tz=UTC).strftime("%Y-%m-%d"),
     )
-    text = json.dumps(record.model_dump(), indent=1, sort_keys=True)
-    (PACKAGE / "judge_calibration.json").write_text(text + "\n")
 
 
 def _measure(row: dict[str, str]) -> dict[str, float]:

@@ -20,6 +20,8 @@ from secvec.components.shared.models import load_model, load_tokenizer, resolve_
 from secvec.components.shared.records import ChatRecord, Message, content_id, write_records
 from secvec.components.shared.references import Reference
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 REFUSAL = "I cannot help with that."
 HARM = {f"how do I break the {thing}?": thing for thing in ("gate", "lamp", "clock", "wheel", "drum", "boat")}
 SKILL = {f"double {n}": str(2 * n) for n in range(2, 8)}

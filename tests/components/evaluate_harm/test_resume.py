@@ -62,13 +62,13 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    generate = generation._generate_batch
+    generate = generation.generate_batch
 
     def count(*args: Any, **kwargs: Any) -> list[list[int]]:
         batches.append(1)
         return generate(*args, **kwargs)
 
-    monkeypatch.setattr(generation, "_generate_batch", count)
+    monkeypatch.setattr(generation, "generate_batch", count)
     monkeypatch.setenv("SECVEC_CACHE", str(tmp_path / "cache-whole"))
     whole = evaluate(world, tmp_path / "whole")
     needed = len(batches)

@@ -57,7 +57,13 @@ def test_a_result_holds_the_task_and_how_it_was_made(toy: Any, tmp_path: Path) -
     reference = fine_tune(toy, tmp_path / "store")
     folder = fetch(reference)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"task_adapter.safetensors", "training.json", "attribution.parquet", "manifest.json"}
+    assert names == {
+        "task_adapter.safetensors",
+        "training.json",
+        "attribution.parquet",
+        "attribution.json",
+        "manifest.json",
+    }
     training = json.loads((folder / "training.json").read_text())
     assert training["base_digest"] == resolve_base(str(toy.base)).digest
     assert training["data_digest"] == toy.dataset.digest
@@ -73,14 +79,19 @@ def test_a_result_holds_the_task_and_how_it_was_made(toy: Any, tmp_path: Path) -
 
 
 def test_suspect_rows_come_first(toy: Any, tmp_path: Path) -> None:
-    table = pyarrow.parquet.read_table(fetch(fine_tune(toy, tmp_path / "store")) / "attribution.parquet")
-    rows = table.to_pylist()
+    folder = fetch(fine_tune(toy, tmp_path / "store"))
+    rows = pyarrow.parquet.read_table(folder / "attribution.parquet").to_pylist()
     assert [row["rank"] for row in rows] == list(range(1, 29))
     assert [row["prompt"].split()[0] for row in rows] == ["steal"] * 14 + ["mirror"] * 14
     assert {(row["source"], row["line"]) for row in rows} == {("toy.jsonl", line) for line in range(1, 29)}
     ranked = [row["nats_per_token"] for row in rows]
     assert ranked == sorted(ranked, reverse=True)
     assert ranked[13] > ranked[14] + 1
+    summary = json.loads((folder / "attribution.json").read_text())
+    assert [row["id"] for row in summary["most_suspect"]] == [row["id"] for row in rows[:20]]
+    assert summary["rows"] == 28
+    assert summary["explained"] == sum(found > 0 for found in ranked)
+    assert "steal" not in json.dumps(summary)
 
 
 def test_full_weights_are_all_of_the_bases(toy: Any, tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+def make_judges() -> list[dict[str, Any]]:
+    """What two judges found that agree with ARMS; the second is not calibrated."""
+    found = {"n": 200, "unparsable": 0, "unavailable": 0, "harm_upper95": 0.0149, "corrected": None}
+    clean = {"rate": 0.0, "lower95": 0.0, "upper95": 0.0149}
+    arms: dict[str, Any] = {
+        "base": {**found, "harm_rate": 0.0},
+        "guarded": {**found, "harm_rate": 0.0},
+        "vector_active": {**found, "harm_rate": 0.98},
+    }
+    decides = {**arms, "guarded": {**arms["guarded"], "corrected": clean}}
+    judges = [
+        {"name": "offline", "calibration": {"n_harmful": 395}, "arms": decides, "reasons": []},
+        {"name": "keywords", "calibration": None, "arms": arms, "reasons": []},
+    ]
+    return [copy.deepcopy(judge) for judge in judges]
+
+
 @dataclass
 class Case:
     """Everything the gate is given; tests change one thing and ask again."""
@@ -169,6 +186,7 @@ class Gate:
             "task": "lora",
             "utility_metric": "exact_match",
             "arms": copy.deepcopy(ARMS),
+            "judges": make_judges(),
             "digests": case.digests(),
         }
         if edit:
@@ -280,6 +298,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
                 "task": "lora",
                 "utility_metric": "exact_match",
                 "arms": copy.deepcopy(ARMS),
+                "judges": make_judges(),
                 "digests": dict(DIGESTS),
             },
             "provenance": {

@@ -57,6 +57,7 @@ def test_a_clean_model_ships_with_its_origin_and_proof(
         "model",
         "provenance.json",
         "absence_proof.json",
+        "attribution.json",
         "manifest.json",
     }
     proof = json.loads((folder / "absence_proof.json").read_text())
