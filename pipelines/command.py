@@ -21,9 +21,13 @@ from secvec.pipelines.command_audit import audit
 from secvec.pipelines.command_evaluate import evaluate
 from secvec.pipelines.command_judge import EPILOG as JUDGE_EPILOG
 from secvec.pipelines.command_judge import judge
+from secvec.pipelines.command_reconcile import EPILOG as RECONCILE_EPILOG
+from secvec.pipelines.command_reconcile import reconcile
 from secvec.pipelines.command_schedule import schedule
 from secvec.pipelines.command_submit import EPILOG, submit
 from secvec.pipelines.command_vector import vector
+from secvec.pipelines.command_verify import EPILOG as VERIFY_EPILOG
+from secvec.pipelines.command_verify import verify
 from secvec.pipelines.guarded_fine_tuning.config import Guard, RunConfig, Task
 from secvec.pipelines.worker import Runner
 
@@ -181,6 +185,8 @@ def _show_version(wanted: bool) -> None:
 
 app.command(epilog=EPILOG)(submit)
 app.command(epilog="Example: `secvec evaluate my-model --suite my-suite --against my-base`")(evaluate)
+app.command(epilog=VERIFY_EPILOG)(verify)
+app.command(epilog=RECONCILE_EPILOG)(reconcile)
 app.command(epilog=JUDGE_EPILOG)(judge)
 app.add_typer(schedule, name="schedule")
 app.add_typer(vector, name="vector")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from secvec.components.shared import audit
-from secvec.components.shared.artifacts import artifact_uri, fetch
+from secvec.components.shared.artifacts import artifact_uri, fetch_file
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import MANIFEST_NAME
 from secvec.components.shared.references import Reference
@@ -117,7 +117,7 @@ def describe_vector(reference: Reference) -> Standing:
 
 def read_plain_certificate(reference: Reference) -> dict[str, Any]:
     """Read a certificate, whatever it says."""
-    return dict(json.loads((fetch(reference) / CERTIFICATE).read_text()))
+    return dict(json.loads(fetch_file(reference, CERTIFICATE)))
 
 
 def read_history(vector: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from secvec.components.gate_promotion.verdict import Outcome
 from secvec.components.shared.references import Reference
 from secvec.components.shared.storage import join_uri
-from secvec.components.shared.tracking import connect, current_run, hide_password, mlflow_errors
+from secvec.components.shared.tracking import connect, hide_password, mlflow_errors
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -48,32 +48,72 @@ def grant_aliases(outcome: Outcome) -> tuple[str, ...]:
     return {"PASS": (CANDIDATE, CHAMPION), "INDETERMINATE": (CANDIDATE,), "FAIL": ()}[outcome]
 
 
-def register_version(model: Reference, *, name: str) -> Registration:
+def ensure_registered(name: str) -> int:
+    """Create a registered model unless it is there; give when the registry says that it was created.
+
+    Raises:
+        SecvecError: MLflow does not answer, or refuses the name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if (found := find_registered(name)) is not None:
+        return found
+    client = connect()
+    with mlflow_errors(name, accepted="a model name without '/', ':' or other signs that MLflow refuses"):
+        try:
+            return int(client.create_registered_model(name).creation_timestamp)
+        except MlflowException as late:
+            if late.error_code != "RESOURCE_ALREADY_EXISTS":  # another gate was quicker
+                raise
+        return int(client.get_registered_model(name).creation_timestamp)
+
+
+def find_registered(name: str) -> int | None:
+    """When the registry says that a registered model was created; None if it knows none of this name.
+
+    Raises:
+        SecvecError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    with mlflow_errors(name):
+        try:
+            return int(client.get_registered_model(name).creation_timestamp)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return None
+
+
+def register_version(model: Reference, *, name: str, run_id: str = "") -> Registration:
     """Find the model's version by its digest, or create it; no alias is touched.
 
     Args:
         model: The model artifact.
-        name: Registered model, created if it is not there.
+        name: Registered model, which must be there.
+        run_id: MLflow run that a new version belongs to, or nothing.
 
     Raises:
         SecvecError: MLflow does not answer, or refuses the name or the source.
     """
     client = connect()
     source = join_uri(model.uri, "model")
-    with mlflow_errors(name, accepted="a model name without '/', ':' or other signs that MLflow refuses"):
-        _ensure_model(client, name)
+    with mlflow_errors(source, accepted=_ACCEPTED_SOURCE):
         version = _find_version(client, name, model.digest)
-    if version is None:
-        with mlflow_errors(source, accepted=_ACCEPTED_SOURCE):
-            version = client.create_model_version(
-                name, source=source, run_id=current_run() or None, tags={MODEL_DIGEST_TAG: model.digest}
+        if version is None:
+            created = client.create_model_version(
+                name, source=source, run_id=run_id or None, tags={MODEL_DIGEST_TAG: model.digest}
             ).version
+            version = _find_version(client, name, model.digest) or str(created)
+            if version != str(created):  # somebody who had lost their turn came first after all
+                client.delete_model_version(name, str(created))
     return Registration(
         name=name,
         version=str(version),
         source=source,
         tracking_uri=hide_password(client.tracking_uri),
-        run_id=current_run(),
+        run_id=run_id,
     )
 
 
@@ -89,31 +129,28 @@ def tag_version(registration: Registration, tags: Mapping[str, str]) -> None:
             client.set_model_version_tag(registration.name, registration.version, key, value)
 
 
-def set_aliases(registration: Registration, aliases: Sequence[str]) -> None:
-    """Point aliases to the version, the most important one last.
+def read_aliases(name: str) -> dict[str, str]:
+    """Versions by alias, of the aliases that the gate grants.
 
     Raises:
         SecvecError: MLflow does not answer.
     """
     client = connect()
-    with mlflow_errors(registration.name):
+    with mlflow_errors(name):
+        found = client.get_registered_model(name).aliases
+    return {alias: str(found[alias]) for alias in (CANDIDATE, CHAMPION) if alias in found}
+
+
+def set_aliases(name: str, version: str, aliases: Sequence[str]) -> None:
+    """Point aliases to a version, the most important one last.
+
+    Raises:
+        SecvecError: MLflow does not answer.
+    """
+    client = connect()
+    with mlflow_errors(name):
         for alias in aliases:
-            client.set_registered_model_alias(registration.name, alias, registration.version)
-
-
-def _ensure_model(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        try:
-            client.create_registered_model(name)
-        except MlflowException as late:
-            if late.error_code != "RESOURCE_ALREADY_EXISTS":  # another gate was quicker
-                raise
+            client.set_registered_model_alias(name, alias, version)
 
 
 def _find_version(client: Any, name: str, digest: str) -> str | None:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from secvec.components.gate_promotion.evidence import Evidence, check_evidence, read_statistics
 from secvec.components.gate_promotion.figures import judge_figures
+from secvec.components.gate_promotion.intents import Intent, declare
+from secvec.components.gate_promotion.ledger import Ledger
 from secvec.components.gate_promotion.policy import Policy
-from secvec.components.gate_promotion.promotion import (
-    Registration,
-    grant_aliases,
-    register_version,
-    set_aliases,
-    tag_version,
-)
-from secvec.components.gate_promotion.verdict import Outcome, Reason, Verdict, decide
-from secvec.components.gate_promotion.verification_summary import summarise_verdict
+from secvec.components.gate_promotion.promoting import carry_out
+from secvec.components.gate_promotion.promotion import ensure_registered, grant_aliases
+from secvec.components.gate_promotion.verdict import Outcome, Reason, decide
+from secvec.components.gate_promotion.verdict_artifact import publish_verdict
 from secvec.components.shared import audit
-from secvec.components.shared.artifacts import building, fetch, publish
-from secvec.components.shared.attestation import sign_statement
+from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.audit_checkpoints import write_checkpoint
 from secvec.components.shared.code_digest import code_digest
-from secvec.components.shared.manifest import digest_bytes, read_manifest
 from secvec.components.shared.models import resolve_base
 from secvec.components.shared.progress import report
 from secvec.components.shared.references import Reference
+from secvec.components.shared.strict_json import read_object
+from secvec.components.shared.tracking import current_run
 from secvec.components.shared.vectors import find_objection
 
 
@@ -65,7 +60,8 @@ def gate_promotion(
 ) -> Reference:
     """Judge a model by its signed evaluation and promote it, or refuse.
 
-    Order: evidence, judgement, audit log, model version, verdict, aliases. What fails leaves no alias moved.
+    Order: evidence, judgement, audit log, intent, model version, verdict, receipt, aliases. Whatever fails,
+    no alias shows a version without a receipt, and the same call comes to the same end.
 
     Args:
         base_model: URI of the base model.
@@ -98,18 +94,30 @@ def gate_promotion(
         digests=digests,
         objection=find_objection(vector),
     )
-    judgement = judge(evidence, policy, now=datetime.now(UTC))
+    now = datetime.now(UTC)
+    judgement = judge(evidence, policy, now=now)
     digests["evaluation"] = evaluation.digest
     if choices:
         digests["config"] = choices
     _log_judgement(judgement, digests, policy=policy, model_name=model_name)
-    registration = register_version(model, name=model_name) if judgement.believed else None
-    verdict = _make_verdict(judgement, digests, policy=policy, name=model_name, found=registration)
-    reference = _publish(verdict, policy=policy, model=model, folder=evidence.model, store=store)
-    if registration:
-        tag_version(registration, _tags(verdict, reference))
-        set_aliases(registration, verdict.aliases)
-        _log_receipt(registration, verdict, reference)
+    intent = Intent(
+        model_name=model_name,
+        model=model,
+        evaluation=evaluation,
+        policy=policy,
+        outcome=judgement.outcome,
+        reasons=judgement.reasons,
+        digests=digests,
+        aliases=judgement.aliases,
+        issued_at=now,
+        run_id=current_run(),
+    )
+    if not judgement.believed:
+        return publish_verdict(intent, None, store=store)
+    ledger = Ledger(store, name=model_name, registered=ensure_registered(model_name))
+    intent = declare(intent.model_copy(update={"after": ledger.latest().number}), ledger)
+    reference = carry_out(intent, ledger, store=store)
+    _log_receipt(intent, reference)
     return reference
 
 
@@ -143,61 +151,13 @@ def _log_judgement(judgement: Judgement, digests: dict[str, str], *, policy: Pol
     report("gate_judged", outcome=judgement.outcome, against=against)
 
 
-def _log_receipt(registration: Registration, verdict: Verdict, reference: Reference) -> None:
+def _log_receipt(intent: Intent, reference: Reference) -> None:
+    verdict = read_object(fetch(reference) / "verdict.json")
     audit.note(
         "aliases_set",
-        model_name=registration.name,
-        model_version=registration.version,
-        aliases=list(verdict.aliases),
+        model_name=intent.model_name,
+        model_version=verdict["model_version"],
+        aliases=list(intent.aliases),
         verdict_digest=reference.digest,
     )
     write_checkpoint()
-
-
-def _make_verdict(
-    judgement: Judgement,
-    digests: dict[str, str],
-    *,
-    policy: Policy,
-    name: str,
-    found: Registration | None,
-) -> Verdict:
-    facts: dict[str, str] = {}
-    if found:
-        facts = {"tracking_uri": found.tracking_uri, "run_id": found.run_id, "source": found.source}
-    return Verdict(
-        outcome=judgement.outcome,
-        reasons=judgement.reasons,
-        digests=digests,
-        policy_digest=policy.digest(),
-        model_name=name,
-        model_version=found.version if found else "",
-        aliases=judgement.aliases,
-        mlflow=facts,
-    )
-
-
-def _publish(verdict: Verdict, *, policy: Policy, model: Reference, folder: Path, store: str) -> Reference:
-    text = (verdict.model_dump_json(by_alias=True, indent=2) + "\n").encode()
-    statement = summarise_verdict(
-        verdict,
-        verdict_file=digest_bytes(text),
-        policy=policy,
-        model=model,
-        shipped=read_manifest(folder, digest=model.digest),
-    )
-    with building("verdict", store) as scratch:
-        (scratch / "verdict.json").write_bytes(text)
-        envelope = json.dumps(sign_statement(statement), indent=2, sort_keys=True)
-        (scratch / "statement.json").write_text(envelope + "\n", encoding="utf-8")
-        return publish(scratch, kind="verdict", store=store)
-
-
-def _tags(verdict: Verdict, reference: Reference) -> dict[str, str]:
-    return {
-        **{f"secvec.{role}_digest": digest for role, digest in verdict.digests.items()},
-        "secvec.verdict": verdict.outcome,
-        "secvec.verdict_digest": reference.digest,
-        "secvec.verdict_uri": reference.uri,
-        "secvec.policy_digest": verdict.policy_digest,
-    }

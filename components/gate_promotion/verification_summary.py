@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from secvec.components.gate_promotion.policy import Policy
@@ -13,7 +13,13 @@ from secvec.components.shared.references import Reference
 
 
 def summarise_verdict(
-    verdict: Verdict, *, verdict_file: str, policy: Policy, model: Reference, shipped: Manifest
+    verdict: Verdict,
+    *,
+    verdict_file: str,
+    policy: Policy,
+    model: Reference,
+    shipped: Manifest,
+    now: datetime,
 ) -> dict[str, Any]:
     """State the verdict on every file that ships, so that a server can check its copy without this store.
 
@@ -23,11 +29,12 @@ def summarise_verdict(
         policy: The policy that was applied.
         model: The model artifact.
         shipped: Its manifest.
+        now: When it was judged, with a time zone.
 
     Returns:
         The in-toto statement, unsigned.
     """
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = now.replace(microsecond=0)
     files = {name: entry.digest for name, entry in shipped.files.items() if name.startswith("model/")}
     return make_statement(
         {"model artifact": model.digest, **files},

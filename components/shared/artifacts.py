@@ -135,6 +135,26 @@ def fetch(reference: Reference) -> Path:
     return folder
 
 
+def fetch_file(reference: Reference, name: str) -> bytes:
+    """Give one verified small file of a published artifact, without touching the others.
+
+    Raises:
+        SecvecError: The artifact is absent or unfinished, has no such file, or the file differs.
+    """
+    source = join_uri(reference.uri, MANIFEST_NAME)
+    if not exists(source):
+        raise unfinished(reference.uri)
+    manifest = parse_manifest(read_bytes(source), where=source, digest=reference.digest)
+    entry = manifest.files.get(name)
+    if manifest.kind != reference.kind or entry is None:
+        problem = f"holds a {manifest.kind} without {name}" if entry is None else f"holds a {manifest.kind}"
+        raise SecvecError(problem, where=reference.uri, accepted=f"a {reference.kind} with {name}")
+    data = read_bytes(where := join_uri(reference.uri, name))
+    if digest_bytes(data) != entry.digest:
+        raise SecvecError(f"has digest {digest_bytes(data)}", where=where, accepted=entry.digest)
+    return data
+
+
 def _scratch_parent(store: str) -> Path:
     local = scheme_of(store) == "file"
     return (local_path(store) if local else cache_folder()) / _SCRATCH

@@ -135,12 +135,17 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
     Raises:
         SecvecError: The file cannot be written, or `create_only` met other content.
     """
-    if _writable_scheme(uri) == "s3":
-        created = s3.write_object(uri, data, create_only=create_only)
-    else:
-        created = _write_local(local_path(uri), data, create_only=create_only)
-    if not created and read_bytes(uri) != data:
+    if not _write(uri, data, create_only=create_only) and read_bytes(uri) != data:
         raise SecvecError("exists with other content", where=uri, accepted="a name that is not taken")
+
+
+def create_bytes(uri: str, data: bytes) -> bool:
+    """Write one small file whole unless one is there, whatever it holds; tell whether it was written.
+
+    Raises:
+        SecvecError: The file cannot be written.
+    """
+    return _write(uri, data, create_only=True)
 
 
 def exists(uri: str) -> bool:
@@ -240,6 +245,12 @@ def disk_full(path: Path, *, needed: int | None = None) -> SecvecError:
 def free_bytes(path: Path) -> int:
     """Give the bytes free on the disk on which a path lies or would lie."""
     return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
+
+
+def _write(uri: str, data: bytes, *, create_only: bool) -> bool:
+    if _writable_scheme(uri) == "s3":
+        return s3.write_object(uri, data, create_only=create_only)
+    return _write_local(local_path(uri), data, create_only=create_only)
 
 
 def _writable_scheme(uri: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secvec.components.shared import audit
-from secvec.components.shared.artifacts import building, fetch, publish
+from secvec.components.shared.artifacts import building, fetch, fetch_file, publish
 from secvec.components.shared.custody import open_sealed, seal
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.references import Reference
@@ -95,7 +95,7 @@ def read_certificate(reference: Reference, *, base_digest: str = "") -> dict[str
     Raises:
         SecvecError: It was made for another base, did not pass, has expired or was revoked.
     """
-    certificate: dict[str, Any] = json.loads((fetch(reference) / CERTIFICATE).read_text())
+    certificate: dict[str, Any] = json.loads(fetch_file(reference, CERTIFICATE))
     if base_digest and certificate.get("base_digest") != base_digest:
         raise SecvecError(
             f"the security vector was made for the base {certificate.get('base_digest')}",
@@ -280,7 +280,7 @@ def find_current(reference: Reference) -> Reference:
 
 
 def _certificate_bytes(reference: Reference) -> bytes:
-    return (fetch(reference) / CERTIFICATE).read_bytes()
+    return fetch_file(reference, CERTIFICATE)
 
 
 def _read_plain_certificate(reference: Reference) -> dict[str, Any]:

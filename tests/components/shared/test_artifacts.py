@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from secvec.components.shared import s3
-from secvec.components.shared.artifacts import building, check_store, fetch, publish
+from secvec.components.shared.artifacts import building, check_store, fetch, fetch_file, publish
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import digest_bytes, verify_manifest
 from secvec.components.shared.references import Reference
@@ -390,3 +390,20 @@ def test_disk_full_while_fetching(
         fetch(reference)
     assert _scratch_left(small_disk) == []
     assert not (small_disk / "artifacts").exists()
+
+
+def test_one_file_is_verified_without_the_others(folder: Path, store: str) -> None:
+    reference = publish(folder, kind="model", store=store)
+    assert fetch_file(reference, "notes.json") == b"{}"
+    write_bytes(join_uri(reference.uri, "notes.json"), b"[]")
+    with pytest.raises(SecvecError, match=r"notes\.json: has digest"):
+        fetch_file(reference, "notes.json")
+    with pytest.raises(SecvecError, match=r"without other\.json"):
+        fetch_file(reference, "other.json")
+    with pytest.raises(SecvecError, match="holds a model"):
+        fetch_file(reference.model_copy(update={"kind": "vector"}), "notes.json")
+    with pytest.raises(SecvecError, match=r"manifest\.json: has digest"):
+        fetch_file(reference.model_copy(update={"digest": "sha256:" + "0" * 64}), "notes.json")
+    absent = reference.model_copy(update={"uri": join_uri(store, "model", "0" * 64)})
+    with pytest.raises(SecvecError, match="unfinished"):
+        fetch_file(absent, "notes.json")

@@ -157,7 +157,11 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 def test_a_server_takes_the_same_calls(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from secvec.components.gate_promotion.promotion import register_version, set_aliases
+    from secvec.components.gate_promotion.promotion import (
+        ensure_registered,
+        register_version,
+        set_aliases,
+    )
     from secvec.components.shared.references import Reference
 
     tracking.initialise(server, "")
@@ -172,10 +176,11 @@ def test_a_server_takes_the_same_calls(server: str, tmp_path: Path, monkeypatch:
     assert [one.path for one in client.list_artifacts(tracking.current_run())] == ["report.html"]
     digest = "sha256:" + "a" * 64
     local = Reference(kind="model", uri=f"file://{tmp_path}/model/{'a' * 64}", digest=digest)
+    assert ensure_registered("served") == ensure_registered("served")
     with pytest.raises(SecvecError, match="accepted: a store on s3://"):
         register_version(local, name="served")
     remote = Reference(kind="model", uri=f"s3://bucket/model/{'a' * 64}", digest=digest)
     registration = register_version(remote, name="served")
-    set_aliases(registration, ["champion"])
+    set_aliases(registration.name, registration.version, ["champion"])
     assert register_version(remote, name="served") == registration
     assert client.get_model_version_by_alias("served", "champion").source == f"{remote.uri}/model"

@@ -1,0 +1,124 @@
+"""Reconciliation: finishes or gives up what a crash left, and reports aliases that somebody else moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from secvec.components.gate_promotion.intents import Intent, find_open, give_up
+from secvec.components.gate_promotion.ledger import Ledger, Receipt
+from secvec.components.gate_promotion.promoting import carry_out, find_moved, note_moved, show_receipt
+from secvec.components.gate_promotion.promotion import find_registered
+from secvec.components.gate_promotion.turns import LEASE_SECONDS, take_turn
+from secvec.components.shared import audit
+from secvec.components.shared.audit_checkpoints import write_checkpoint
+
+
+@dataclass
+class Reconciled:
+    """What a reconciliation found and did.
+
+    Attributes:
+        finished: Keys of intents that it carried out.
+        given_up: Keys of intents that a later promotion or their verdict's expiry had overtaken.
+        shown: Aliases that lagged behind their receipt and now show it.
+        moved: Aliases that somebody else moved: what they showed, and what the newest receipt says.
+        restored: Whether those were moved back.
+    """
+
+    finished: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    moved: dict[str, tuple[str, str]] = field(default_factory=dict)
+    restored: bool = False
+
+
+def reconcile(
+    name: str, *, store: str, restore: bool = False, seconds: float = LEASE_SECONDS
+) -> Reconciled | None:
+    """Bring registry and ledger of one registered model into agreement.
+
+    Safe beside running gates: it takes its turn like any of them. An intent is finished only if nothing was
+    promoted since it was declared; otherwise its own gate may still finish it, but nobody else will.
+
+    Args:
+        name: Registered model.
+        store: URI of the store that holds its ledger.
+        restore: Whether aliases that somebody else moved are moved back; they are reported in any case.
+        seconds: How long another promoter's turn may stand still before it is taken over.
+
+    Returns:
+        What was found; None if the registry has no such model.
+
+    Raises:
+        SecvecError: MLflow, the store or the audit log does not answer, or a record cannot be believed.
+    """
+    registered = find_registered(name)
+    if registered is None:
+        return None
+    ledger = Ledger(store, name=name, registered=registered)
+    found = Reconciled()
+    _settle_aliases(ledger, found, restore=restore, seconds=seconds)
+    for intent in find_open(ledger):
+        _settle_intent(intent, ledger, found, store=store, seconds=seconds)
+    if any((found.finished, found.given_up, found.shown, found.moved)):
+        write_checkpoint()
+    return found
+
+
+def _settle_aliases(ledger: Ledger, found: Reconciled, *, restore: bool, seconds: float) -> None:
+    latest, number = ledger.latest(), ledger.count()
+    if (not number or ledger.is_released(number)) and not find_moved(ledger, latest):
+        return
+    with take_turn(ledger, seconds=seconds) as turn:
+        off = find_moved(ledger, turn.before)
+        late = off if turn.interrupted else _find_late(ledger, off, newest=turn.before)
+        found.moved = {alias: pair for alias, pair in off.items() if alias not in late}
+        found.shown = sorted(late)
+        note_moved(ledger, found.moved, receipt=turn.before)
+        if late:
+            audit.append("promotion_reconciled", model_name=ledger.name, shown=found.shown)
+        turn.fill(Receipt(number=turn.number, kind="reconciliation", aliases=turn.before.aliases))
+        if late or restore:
+            show_receipt(ledger)
+            found.restored = bool(found.moved) and restore
+
+
+def _find_late(
+    ledger: Ledger, off: dict[str, tuple[str, str]], *, newest: Receipt
+) -> dict[str, tuple[str, str]]:
+    """Of aliases that are off, those that show the receipt of a turn that never ended."""
+    late: dict[str, tuple[str, str]] = {}
+    for number in range(newest.number, 0, -1) if off else ():
+        receipt = ledger.state_at(number)
+        if receipt.kind == "promotion" and receipt.grant and not ledger.is_released(number):
+            late |= {alias: pair for alias, pair in off.items() if pair[0] == receipt.grant.version}
+    return late
+
+
+def _settle_intent(intent: Intent, ledger: Ledger, found: Reconciled, *, store: str, seconds: float) -> None:
+    expired = datetime.now(UTC) > intent.issued_at + timedelta(days=intent.policy.valid_days)
+    overtaken = expired or _last_promotion(ledger) > intent.after
+    audit.append(
+        "promotion_reconciled",
+        model_name=ledger.name,
+        intent=intent.key,
+        end="given_up" if overtaken else "finished",
+    )
+    if overtaken:
+        give_up(intent, ledger)
+        found.given_up.append(intent.key)
+    else:
+        carry_out(intent, ledger, store=store, seconds=seconds)
+        found.finished.append(intent.key)
+
+
+def _last_promotion(ledger: Ledger) -> int:
+    """Number of the newest turn that promoted something to an alias; 0 if none did."""
+    number = ledger.latest().number
+    while number:
+        receipt = ledger.state_at(number)
+        if receipt.kind == "promotion" and receipt.grant in receipt.aliases.values():
+            return number
+        number -= 1
+    return 0
