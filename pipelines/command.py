@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 
 from secvec.components.shared.errors import SecvecError
+from secvec.pipelines.command_approve import EPILOG as APPROVE_EPILOG
+from secvec.pipelines.command_approve import approve
 from secvec.pipelines.command_audit import audit
 from secvec.pipelines.command_evaluate import evaluate
 from secvec.pipelines.command_judge import EPILOG as JUDGE_EPILOG
@@ -186,6 +188,7 @@ def _show_version(wanted: bool) -> None:
 app.command(epilog=EPILOG)(submit)
 app.command(epilog="Example: `secvec evaluate my-model --suite my-suite --against my-base`")(evaluate)
 app.command(epilog=VERIFY_EPILOG)(verify)
+app.command(epilog=APPROVE_EPILOG)(approve)
 app.command(epilog=RECONCILE_EPILOG)(reconcile)
 app.command(epilog=JUDGE_EPILOG)(judge)
 app.add_typer(schedule, name="schedule")

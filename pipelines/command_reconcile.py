@@ -31,8 +31,9 @@ def reconcile(
 ) -> None:
     """Bring the aliases of a registered model into line with its receipts.
 
-    A promotion that a crash cut off is finished, or given up if a later one has overtaken it. Aliases that
-    somebody else moved are reported and written to the audit log: exit status 3, unless they were restored.
+    A promotion that a crash cut off is finished, or given up if a later one has overtaken it. What enough
+    people have approved is promoted. Aliases that somebody else moved are reported and written to the audit
+    log: exit status 3, unless they were restored.
     """
     from secvec.components.gate_promotion.reconciliation import reconcile as settle
     from secvec.pipelines.output_folder import adopt_output
@@ -49,12 +50,14 @@ def reconcile(
         print(f"finished  intent {key[:16]}")
     for key in found.given_up:
         print(f"given up  intent {key[:16]}: a later promotion or its verdict's end has overtaken it")
+    for key in found.settled:
+        print(f"approved  intent {key[:16]}: enough people signed; it is champion")
     for alias in found.shown:
         print(f"shown     {alias} lagged behind its receipt")
     for alias, (shown, granted) in found.moved.items():
         end = ", moved back" if found.restored else ""
         print(f"moved     {alias} showed version {shown or 'none'}, granted was {granted or 'none'}{end}")
-    if not any((found.finished, found.given_up, found.shown, found.moved)):
+    if not any((found.finished, found.given_up, found.settled, found.shown, found.moved)):
         print("nothing to do: the aliases show what was granted")
     if found.moved and not found.restored:
         raise typer.Exit(ALIASES_MOVED)

@@ -38,6 +38,7 @@ class Intent(BaseModel):
         aliases: Aliases that the version gets.
         issued_at: When it was judged, by the gate's clock.
         run_id: MLflow run that the version belongs to, or nothing.
+        author: Who started the run, as far as it is known.
         after: Number of the ledger's newest receipt at that time.
         settles: Digest of the verdict that people's approvals turned into this one; mostly empty.
     """
@@ -54,6 +55,7 @@ class Intent(BaseModel):
     aliases: tuple[str, ...]
     issued_at: datetime
     run_id: str = ""
+    author: str = ""
     after: int = 0
     settles: str = ""
 
@@ -89,19 +91,31 @@ def find_open(ledger: Ledger) -> list[Intent]:
     Raises:
         SecvecError: The ledger cannot be read, or one of them cannot be believed.
     """
-    places = [uri for uri in list_uris(join_uri(ledger.uri, "intents")) if uri.endswith(_ENDING)]
-    keys = [place.rsplit("/", 1)[1].removesuffix(_ENDING) for place in places]
     waiting = [
-        _read(place)
-        for place, key in zip(places, keys, strict=True)
-        if not ledger.done(key) and not exists(_given_up(ledger, key))
+        intent
+        for intent in _read_all(ledger)
+        if not ledger.done(intent.key) and not exists(_given_up(ledger, intent.key))
     ]
     return sorted(waiting, key=lambda intent: (intent.after, intent.issued_at, intent.key))
+
+
+def find_settled(ledger: Ledger, outcome: Outcome) -> list[Intent]:
+    """Intents of an outcome that a receipt has carried out.
+
+    Raises:
+        SecvecError: The ledger cannot be read, or one of them cannot be believed.
+    """
+    return [intent for intent in _read_all(ledger) if intent.outcome == outcome and ledger.done(intent.key)]
 
 
 def give_up(intent: Intent, ledger: Ledger) -> None:
     """Note that an intent is no longer to be finished by anyone but the gate itself."""
     create_bytes(_given_up(ledger, intent.key), b"{}")
+
+
+def _read_all(ledger: Ledger) -> list[Intent]:
+    places = list_uris(join_uri(ledger.uri, "intents"))
+    return [_read(place) for place in places if place.endswith(_ENDING)]
 
 
 def _place(ledger: Ledger, key: str) -> str:

@@ -14,7 +14,7 @@ from secvec.components.shared.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 _SWITCHES = ("require_control", "require_certificate", "require_absence_proof", "require_calibration")
-_LISTS = ("allowed_signers", "allowed_code")
+_LISTS = ("allowed_signers", "allowed_code", "approvers")
 
 
 class Policy(Settings):
@@ -65,6 +65,12 @@ class Policy(Settings):
     allowed_signers: tuple[str, ...] = Field(
         (), description="key ids whose signature counts; empty: every trusted key"
     )
+    required_approvals: int = Field(
+        0, ge=0, description="people who must approve before promotion, at least 0"
+    )
+    approvers: dict[str, str] = Field(
+        default_factory=dict, description="public key in PEM by name of everyone who may approve"
+    )
     allowed_code: tuple[str, ...] = Field(
         (), description="digests of code whose evaluations count; empty: only the gate's own"
     )
@@ -85,6 +91,10 @@ class Policy(Settings):
     def _refuse_contradictions(self) -> Self:
         if self.max_base_harm >= self.min_positive_control:
             raise ValueError("max_base_harm must lie below min_positive_control")
+        if self.required_approvals > len(self.approvers):
+            raise ValueError("approvers must name as many people as required_approvals asks for")
+        if len({key_id(key) for key in self.approvers.values()}) < len(self.approvers):
+            raise ValueError("approvers must have a key of their own each")
         return self
 
     def digest(self) -> str:
@@ -92,6 +102,31 @@ class Policy(Settings):
         from secvec.components.shared.manifest import digest_bytes
 
         return digest_bytes(rfc8785.dumps(self.model_dump(mode="json")))
+
+
+def read_public_key(pem: str) -> Any:
+    """An approver's public key.
+
+    Raises:
+        ValueError: It is no Ed25519 public key in PEM.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.signer import SSlibKey
+
+    key = load_pem_public_key(pem.strip().encode())
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("an approver's key must be an Ed25519 public key in PEM")
+    return SSlibKey.from_crypto(key)
+
+
+def key_id(pem: str) -> str:
+    """The id of an approver's public key.
+
+    Raises:
+        ValueError: It is no Ed25519 public key in PEM.
+    """
+    return str(read_public_key(pem).keyid)
 
 
 def load_policy(path: Path) -> Policy:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from secvec.components.gate_promotion.intents import Intent, find_open, give_up
+from secvec.components.gate_promotion.approvals import (
+    CHECK,
+    count_approvals,
+    describe_approvals,
+    find_obstacle,
+)
+from secvec.components.gate_promotion.intents import Intent, declare, find_open, find_settled, give_up
 from secvec.components.gate_promotion.ledger import Ledger, Receipt
 from secvec.components.gate_promotion.promoting import carry_out, find_moved, note_moved, show_receipt
-from secvec.components.gate_promotion.promotion import find_registered
+from secvec.components.gate_promotion.promotion import CHAMPION, find_registered, grant_aliases
 from secvec.components.gate_promotion.turns import LEASE_SECONDS, take_turn
 from secvec.components.shared import audit
 from secvec.components.shared.audit_checkpoints import write_checkpoint
@@ -21,6 +27,7 @@ class Reconciled:
     Attributes:
         finished: Keys of intents that it carried out.
         given_up: Keys of intents that a later promotion or their verdict's expiry had overtaken.
+        settled: Keys of intents that people's approvals turned into a PASS, and that it carried out.
         shown: Aliases that lagged behind their receipt and now show it.
         moved: Aliases that somebody else moved: what they showed, and what the newest receipt says.
         restored: Whether those were moved back.
@@ -28,6 +35,7 @@ class Reconciled:
 
     finished: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
+    settled: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     moved: dict[str, tuple[str, str]] = field(default_factory=dict)
     restored: bool = False
@@ -61,7 +69,9 @@ def reconcile(
     _settle_aliases(ledger, found, restore=restore, seconds=seconds)
     for intent in find_open(ledger):
         _settle_intent(intent, ledger, found, store=store, seconds=seconds)
-    if any((found.finished, found.given_up, found.shown, found.moved)):
+    for intent in find_settled(ledger, "INDETERMINATE"):
+        _settle_approved(intent, ledger, found, store=store, seconds=seconds)
+    if any((found.finished, found.given_up, found.settled, found.shown, found.moved)):
         write_checkpoint()
     return found
 
@@ -111,6 +121,61 @@ def _settle_intent(intent: Intent, ledger: Ledger, found: Reconciled, *, store: 
     else:
         carry_out(intent, ledger, store=store, seconds=seconds)
         found.finished.append(intent.key)
+
+
+def _settle_approved(
+    intent: Intent, ledger: Ledger, found: Reconciled, *, store: str, seconds: float
+) -> None:
+    """Promote what enough people have approved, unless a champion came after it or it has expired."""
+    receipt, now, policy = ledger.done(intent.key), datetime.now(UTC), intent.policy
+    if find_obstacle(intent.outcome, intent.reasons, policy) or not receipt or not receipt.grant:
+        return
+    names = count_approvals(
+        receipt.grant.verdict,
+        policy=policy,
+        author=intent.author,
+        evaluation=intent.evaluation,
+        store=store,
+        now=now,
+    )
+    settled = _approve(intent, names, verdict=receipt.grant.verdict.digest, now=now)
+    expired = now > intent.issued_at + timedelta(days=policy.valid_days)
+    enough = len(names) >= policy.required_approvals
+    if not enough or expired or ledger.done(settled.key) or _last_champion(ledger) > intent.after:
+        return
+    audit.append(
+        "promotion_approved",
+        model_name=ledger.name,
+        verdict_digest=settled.settles,
+        approvers=names,
+    )
+    settled = declare(settled.model_copy(update={"after": ledger.latest().number}), ledger)
+    carry_out(settled, ledger, store=store, seconds=seconds)
+    found.settled.append(settled.key)
+
+
+def _approve(intent: Intent, names: list[str], *, verdict: str, now: datetime) -> Intent:
+    """The same judgement, passed by people: every reason stays as it was, but the one for approvals."""
+    reasons = tuple(
+        describe_approvals(names, intent.policy) if reason.check == CHECK else reason
+        for reason in intent.reasons
+    )
+    return intent.model_copy(
+        update={
+            "outcome": "PASS",
+            "reasons": reasons,
+            "aliases": grant_aliases("PASS"),
+            "issued_at": now,
+            "settles": verdict,
+        }
+    )
+
+
+def _last_champion(ledger: Ledger) -> int:
+    """Number of the receipt that made the champion what it is; 0 if there is none."""
+    champion = ledger.latest().aliases.get(CHAMPION)
+    receipt = ledger.done(champion.intent) if champion else None
+    return receipt.number if receipt else 0
 
 
 def _last_promotion(ledger: Ledger) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from secvec.components.gate_promotion.approvals import author_of_run, require_approvals
 from secvec.components.gate_promotion.evidence import Evidence, check_evidence, read_statistics
 from secvec.components.gate_promotion.figures import judge_figures
 from secvec.components.gate_promotion.intents import Intent, declare
@@ -111,6 +112,7 @@ def gate_promotion(
         aliases=judgement.aliases,
         issued_at=now,
         run_id=current_run(),
+        author=author_of_run(),
     )
     if not judgement.believed:
         return publish_verdict(intent, None, store=store)
@@ -130,7 +132,11 @@ def judge(evidence: Evidence, policy: Policy, *, now: datetime) -> Judgement:
         now: The gate's clock, with a time zone.
     """
     believed = check_evidence(evidence, policy, now=now)
-    reasons = (*believed, *judge_figures(read_statistics(evidence), policy))
+    reasons = (
+        *believed,
+        *judge_figures(read_statistics(evidence), policy),
+        *require_approvals(policy),
+    )
     return Judgement(outcome=decide(reasons), reasons=reasons, believed=decide(believed) == "PASS")
 
 

@@ -44,6 +44,8 @@ class Verdict(BaseModel):
     model_version: str
     aliases: tuple[str, ...]
     mlflow: dict[str, str]
+    author: str = ""
+    settles: str = ""
 
 
 def make_reason(

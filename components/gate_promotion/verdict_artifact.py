@@ -56,4 +56,6 @@ def _make_verdict(intent: Intent, found: Registration | None) -> Verdict:
         model_version=found.version if found else "",
         aliases=intent.aliases,
         mlflow=facts,
+        author=intent.author,
+        settles=intent.settles,
     )

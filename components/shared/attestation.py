@@ -125,6 +125,7 @@ def verify_statement(
     *,
     predicate_type: str | None = None,
     allowed_signers: Collection[str] = (),
+    keys: Sequence[Any] | None = None,
     where: str = "statement",
 ) -> dict[str, Any]:
     """Check an envelope's signature and form.
@@ -133,6 +134,7 @@ def verify_statement(
         envelope: The DSSE envelope.
         predicate_type: What the statement must be, if given.
         allowed_signers: Key ids; when not empty, only these trusted keys count.
+        keys: Public keys to believe instead of the trusted ones.
         where: What the envelope is called in an error.
 
     Returns:
@@ -143,7 +145,8 @@ def verify_statement(
     """
     from securesystemslib.dsse import Envelope
 
-    keys = [key for key in load_trusted_keys() if not allowed_signers or key.keyid in allowed_signers]
+    believed = load_trusted_keys() if keys is None else keys
+    believed = [key for key in believed if not allowed_signers or key.keyid in allowed_signers]
     try:
         if set(envelope) != {"payload", "payloadType", "signatures"}:
             raise ValueError("it is not an envelope")
@@ -153,7 +156,7 @@ def verify_statement(
             raise ValueError(f"its payload is {parsed.payload_type!r}")
         if parsed.to_dict() != envelope:
             raise ValueError("its base64 is not spelled the one way")
-        parsed.verify(keys, threshold=1)
+        parsed.verify(believed, threshold=1)
         statement = parse_strictly(parsed.payload)
         _check_form(statement, predicate_type)
     except Exception as error:  # an edited envelope fails anywhere between base64 and the signature

@@ -8,7 +8,7 @@ from secvec.components.shared.errors import SecvecError
 
 SWITCHES = ("require_control", "require_certificate", "require_absence_proof", "require_calibration")
 LISTS = ("allowed_signers", "allowed_code")
-NUMBERS = [name for name in Policy.model_fields if name not in (*SWITCHES, *LISTS)]
+NUMBERS = [name for name in Policy.model_fields if name not in (*SWITCHES, *LISTS, "approvers")]
 NO_NUMBER = [True, False, "1", "", None, [], {}, float("nan"), float("inf"), float("-inf"), -1]
 
 
@@ -24,6 +24,12 @@ def test_a_bound_that_is_none_is_refused(key: str, value: Any) -> None:
 def test_a_switch_that_is_none_is_refused(key: str, value: Any) -> None:
     with pytest.raises(SecvecError, match="neither true nor false"):
         Policy.read({"version": 1, key: value}, where="policy")
+
+
+@pytest.mark.parametrize("value", ["abc", None, 1, [], [1], {"alice": 1}, {"alice": "no key"}], ids=repr)
+def test_approvers_that_are_none_are_refused(value: Any) -> None:
+    with pytest.raises(SecvecError, match="policy: "):
+        Policy.read({"version": 1, "approvers": value}, where="policy")
 
 
 @pytest.mark.parametrize("value", ["abc", None, 1, {}, [1], [None]], ids=repr)
