@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secvec.components.fine_tune_guarded.processes import count_processes, deal, gather
 from secvec.components.shared.adapters import activate
 from secvec.components.shared.likelihood import EncodedRecord, score_answers
 from secvec.components.shared.records import ChatRecord
@@ -50,6 +51,16 @@ def attribute_rows(
     Returns:
         One attribution per row, in the rows' order; high means that a reviewer should look.
     """
+    count = count_processes()
+    # As many for each: a sharded model's passes are run by all processes at once.
+    share = deal([*rows, *rows[:1] * (-len(rows) % count)])
+    found = gather(_attribute_share(model, share, size=size, pad_id=pad_id))
+    return [found[index % count * len(share) + index // count] for index in range(len(rows))]
+
+
+def _attribute_share(
+    model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int
+) -> list[RowAttribution]:
     activate(model, task=False, vector=False)
     without, lengths = score_answers(model, rows, size=size, pad_id=pad_id)
     activate(model, task=False, vector=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from secvec.components.fine_tune_guarded.processes import fill, gather, is_first, put_together
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import verify_manifest
 
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
 
 TRAINABLE = "trainable.safetensors"
 OBJECTIVE = "objective.json"
+OPTIMIZER = "optimizer.pt"
 
 
 def save_trainable(model: nn.Module, folder: Path) -> None:
     """Write the parameters that learn; PEFT's own saving would write the vector beside them (rule 4)."""
     import safetensors.torch
 
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().contiguous().cpu() for name, p in model.named_parameters() if p.requires_grad}
-    safetensors.torch.save_file(tensors, folder / TRAINABLE)
+    tensors = put_together({name: p for name, p in model.named_parameters() if p.requires_grad})
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(tensors, folder / TRAINABLE)
 
 
 def load_trainable(model: nn.Module, folder: Path) -> None:
@@ -44,7 +47,27 @@ def load_trainable(model: nn.Module, folder: Path) -> None:
         )
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+            fill(parameter, tensors[name])
+
+
+def save_optimizer(model: Any, optimizer: Any, scheduler: Any, folder: Path) -> None:
+    """Write the optimizer's state of a sharded model, put together, and the learning rate's."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_optimizer_state_dict(model, optimizer, options=options)
+    if is_first():
+        torch.save({"optimizer": state, "scheduler": scheduler.state_dict()}, folder / OPTIMIZER)
+
+
+def load_optimizer(model: Any, optimizer: Any, scheduler: Any, folder: Path) -> None:
+    """Put back what `save_optimizer` wrote; every process reads it and keeps its own part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)
+    scheduler.load_state_dict(state["scheduler"])
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -57,6 +80,15 @@ def newest_complete(folder: Path) -> Path | None:
             continue
         return steps[step]
     return None
+
+
+def newest_for_all(folder: Path) -> Path | None:
+    """The newest complete checkpoint that every process of the training reads; None if they do not agree.
+
+    Pods that share no disk see different ones, and then all of them begin anew.
+    """
+    found = newest_complete(folder)
+    return found if len(set(gather([str(found)]))) == 1 else None
 
 
 def _has_step(folder: Path) -> bool:

@@ -39,5 +39,17 @@ class FineTuneConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto (as the base is stored), float32 or bfloat16"
     )
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="processes that train together in a pod, 1 to 64; when not given one per GPU, 1 without",
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="1: in the step's own pod; more: on that many pods like it, by Kubeflow Trainer",
+    )
     gradient_checkpointing: bool = Field(False, description="true or false: less memory, slower steps")
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints, 1 or more")

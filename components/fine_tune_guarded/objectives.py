@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from secvec.components.fine_tune_guarded.config import Guard
+from secvec.components.fine_tune_guarded.processes import anywhere, gather
 from secvec.components.shared.adapters import activate
 from secvec.components.shared.likelihood import answer_lengths, answer_log_probs
 
@@ -121,10 +122,16 @@ class Mixture:
             [float(self.settled.get(row_id, False)) for row_id in row_ids], device=batch["labels"].device
         )
         is_open = [index for index, row_id in enumerate(row_ids) if row_id not in self.settled]
-        if is_open:
-            found = self._look(model, {name: tensor[is_open] for name, tensor in batch.items()})
-            weight[is_open] = found
-            self.settle([row_ids[index] for index in is_open], found)
+        # All processes look, or none: a row without need is looked at where a process has no open one.
+        if anywhere(bool(is_open), device=weight.device):
+            looked = is_open or [0]
+            found = self._look(model, {name: tensor[looked] for name, tensor in batch.items()})
+            weight[is_open] = found[: len(is_open)]
+            opened = [row_ids[index] for index in is_open]
+            self.settle(opened, found[: len(is_open)])
+            # In the next epoch a row may come to another process.
+            settled = [(row_id, self.settled[row_id]) for row_id in opened if row_id in self.settled]
+            self.settled.update(gather(settled))
         return BranchWeights(without=1 - weight, with_vector=weight)
 
     @torch.no_grad()

@@ -19,16 +19,24 @@ from secvec.components.fine_tune_guarded.attribution import (
     write_attribution,
 )
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
+from secvec.components.fine_tune_guarded.launch import count_for_pod, launch_processes
 from secvec.components.fine_tune_guarded.objectives import Mixture, make_objective
+from secvec.components.fine_tune_guarded.processes import (
+    from_first,
+    gather,
+    is_first,
+    is_joined,
+    shard,
+)
+from secvec.components.fine_tune_guarded.result import check_untouched, digest_untouched, write_result
 from secvec.components.fine_tune_guarded.tracking import TrackLoss
-from secvec.components.fine_tune_guarded.training import TrainingRecord, train_task
+from secvec.components.fine_tune_guarded.train_job import run_train_job
+from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.shared.adapters import (
     TASK,
     VECTOR,
-    adapter_tensors,
     attach_adapter,
     attach_vector,
-    base_tensors,
     make_lora_config,
     vector_digest,
 )
@@ -39,7 +47,6 @@ from secvec.components.shared.finished import input_key, recall, remember
 from secvec.components.shared.likelihood import EncodedRecord, encode_record, model_window
 from secvec.components.shared.models import (
     BaseModelFolder,
-    digest_tensors,
     load_model,
     load_tokenizer,
     resolve_base,
@@ -52,8 +59,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 STEP = "fine_tune_guarded"
-ADAPTER_FILE = "task_adapter.safetensors"
-WEIGHTS_FILE = "task_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,16 @@ class _Inputs:
             "seed": self.seed,
             "config": self.config.model_dump(mode="json"),
             "code_digest": code_digest(),
+        }
+
+    def job(self, store: str, *, base: str) -> dict[str, Any]:
+        """The same inputs for the process of a group, as JSON."""
+        references = {"dataset": self.dataset, "vector": self.vector}
+        return {
+            "base_model": base,
+            **{name: reference.model_dump(mode="json") for name, reference in references.items()},
+            **{"guard": self.guard, "task": self.task, "seed": self.seed, "store": store},
+            "config": self.config.model_dump(mode="json"),
         }
 
 
@@ -127,14 +142,45 @@ def fine_tune_guarded(
         guard=cast(Guard, guard),
         task=cast(Task, task),
         seed=seed,
-        config=config,
+        # as a number: a result depends on it
+        config=config.model_copy(update={"processes": count_for_pod(config.processes)}),
     )
     key = input_key(**inputs.about())
-    if found := recall(store, STEP, key):
+    if not is_joined() and (found := recall(store, STEP, key)):
         return found
+    if is_joined() or inputs.config.processes == inputs.config.nodes == 1:
+        return _train_and_publish(inputs, store=store, key=key)
+    return _start_others(inputs, store=store, key=key)
+
+
+def _start_others(inputs: _Inputs, *, store: str, key: str) -> Reference:
+    """Let processes of this pod or others train and publish; their result comes back through the store."""
+    processes = inputs.config.processes or 1
+    if inputs.config.nodes > 1:
+        run_train_job(inputs.job(store, base=inputs.base.uri), nodes=inputs.config.nodes, processes=processes)
+    else:
+        launch_processes(inputs.job(store, base=str(inputs.base.path)), count=processes)
+    found = recall(store, STEP, key)
+    if found is None:
+        raise SecvecError(
+            "the training processes left no result",
+            where=store,
+            accepted="a store and a base that every one of them reaches, and the same code in each",
+        )
+    return found
+
+
+def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
+    """Train and publish; of several processes the first publishes, and the others end before.
+
+    Raises:
+        SystemExit: This is another than the first: status 0, its work is done.
+    """
     work = cache_folder() / "training" / key
     with building("task_result", store) as folder:
         measured = _train(inputs, folder=folder, work=work)
+        if not is_first():
+            raise SystemExit(0)
         reference = publish(folder, kind="task_result", store=store)
     reference = reference.model_copy(update={"measured": measured})
     remember(store, STEP, key, reference)
@@ -157,7 +203,9 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
     config, guarded = inputs.config, inputs.guard != "none"
     records = _read_rows(inputs.dataset)
     tokenizer: Any = load_tokenizer(inputs.base.path)
-    model: Any = load_model(inputs.base.path, dtype=config.dtype)
+    # All weights that learn, with their gradients and moments, may be more than one device holds.
+    spread = inputs.task == "full" and is_joined()
+    model: Any = load_model(inputs.base.path, dtype=config.dtype, device="cpu" if spread else None)
     rows = _encode(records, tokenizer, window=model_window(model, config.max_length), config=config)
     objective = make_objective(
         inputs.guard, prior=config.prior, floor=inputs.floor, train_base=inputs.task == "full"
@@ -167,17 +215,20 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
         # The task adapter is attached first: the Trainer takes the first of two active adapters as its own.
         model = attach_adapter(model, TASK, make_lora_config(rank=config.rank))
     if guarded:
-        files = open_vector(inputs.vector, base_digest=inputs.base.digest, opened_by=STEP)
-        model = attach_vector(model, files)
+        model = attach_vector(model, from_first(lambda: _open(inputs)))
         _check_certified(model, inputs)
+    if spread:
+        shard(model, whole={p for name, p in model.named_parameters() if f".{VECTOR}." in name})
+    if guarded:
         size = 4 * config.batch_size
         attributions = attribute_rows(model, rows, size=size, pad_id=tokenizer.pad_token_id)
-        write_attribution(folder / "attribution.parquet", records, attributions)
-        summary = json.dumps(summarise_attribution(records, attributions), indent=2, sort_keys=True)
-        (folder / SUMMARY_FILE).write_text(summary + "\n", encoding="utf-8")
+        if is_first():
+            write_attribution(folder / "attribution.parquet", records, attributions)
+            summary = json.dumps(summarise_attribution(records, attributions), indent=2, sort_keys=True)
+            (folder / SUMMARY_FILE).write_text(summary + "\n", encoding="utf-8")
         if isinstance(objective, Mixture):
             _settle(objective, rows, attributions)
-    before = _digests(model, inputs)
+    before = digest_untouched(model, guarded=guarded, task=inputs.task)
     record = train_task(
         model,
         rows,
@@ -190,9 +241,22 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
         work=work,
         callbacks=[TrackLoss(arm="guarded" if guarded else "unguarded")],
     )
-    _check_untouched(before, _digests(model, inputs))
-    _write_result(model, inputs, record, truncated=sum(row.truncated for row in rows), folder=folder)
+    after = digest_untouched(model, guarded=guarded, task=inputs.task)
+    check_untouched(before, after)
+    training = {
+        **inputs.about(),
+        "steps": record.steps,
+        "rows_truncated": sum(row.truncated for row in rows),
+        "losses": record.losses,
+        "explained": record.explained,
+        "untouched": gather([after]),  # in each process
+    }
+    write_result(model, task=inputs.task, training=training, folder=folder)
     return {"step_seconds": record.step_seconds}
+
+
+def _open(inputs: _Inputs) -> dict[str, bytes]:
+    return open_vector(inputs.vector, base_digest=inputs.base.digest, opened_by=STEP)
 
 
 def _read_rows(dataset: Reference) -> list[ChatRecord]:
@@ -227,45 +291,3 @@ def _encode(
 ) -> list[EncodedRecord]:
     truncate = config.over_long == "truncate"
     return [encode_record(record, tokenizer, window=window, truncate=truncate) for record in records]
-
-
-def _digests(model: PeftModel, inputs: _Inputs) -> dict[str, str]:
-    """Digests of what training must leave as it is: the vector, and under LoRA the base (rules 1 and 2)."""
-    found = {}
-    if inputs.guard != "none":
-        found["the security vector"] = vector_digest(model)
-    if inputs.task == "lora":
-        found["the base"] = digest_tensors(base_tensors(model))
-    return found
-
-
-def _check_untouched(before: dict[str, str], after: dict[str, str]) -> None:
-    for name, digest in before.items():
-        if after[name] != digest:
-            raise SecvecError(
-                f"training changed {name}", where=STEP, accepted=f"the same bytes as before ({digest})"
-            )
-
-
-def _write_result(
-    model: PeftModel, inputs: _Inputs, record: TrainingRecord, *, truncated: int, folder: Path
-) -> None:
-    import safetensors.torch
-
-    if inputs.task == "lora":
-        tensors, file = adapter_tensors(model, TASK), ADAPTER_FILE
-    else:
-        learned = {name for name, _ in model.named_parameters() if f".{VECTOR}." not in name}
-        names = {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in learned}
-        tensors = {name: tensor for name, tensor in base_tensors(model).items() if name in names}
-        file = WEIGHTS_FILE
-    saved = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(saved, folder / file)
-    training = {
-        **inputs.about(),
-        "steps": record.steps,
-        "rows_truncated": truncated,
-        "losses": record.losses,
-        "explained": record.explained,
-    }
-    (folder / "training.json").write_text(json.dumps(training, indent=2, sort_keys=True) + "\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from secvec.components.fine_tune_guarded.processes import is_first
 from secvec.components.shared.tracking import log_metrics
 
 _EVERY = 10
@@ -23,6 +24,8 @@ class TrackLoss(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Send the newest entry of the Trainer's history."""
+        if not is_first():
+            return
         if state.global_step % _EVERY and state.global_step != state.max_steps:
             return
         newest = state.log_history[-1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from secvec.components.fine_tune_guarded.step import ADAPTER_FILE, WEIGHTS_FILE
+from secvec.components.fine_tune_guarded.result import ADAPTER_FILE, WEIGHTS_FILE
 from secvec.components.shared.adapters import TASK, attach_adapter, make_lora_config
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import MODEL_FILES, load_model

@@ -80,7 +80,7 @@ def examine(request: dict[str, Any]) -> dict[str, Any]:
 def _expected_tensors(request: dict[str, Any], base: PreTrainedModel) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    from secvec.components.fine_tune_guarded.step import ADAPTER_FILE, WEIGHTS_FILE
+    from secvec.components.fine_tune_guarded.result import ADAPTER_FILE, WEIGHTS_FILE
     from secvec.components.remove_security_vector.expectation import expect_full, expect_lora
     from secvec.components.shared.adapters import LORA_SCALING
 

@@ -198,12 +198,13 @@ def digest_model_folder(path: Path) -> str:
     return "sha256:" + hashlib.sha256(rfc8785.dumps(digests)).hexdigest()
 
 
-def load_model(path: Path, *, dtype: str = "auto") -> PreTrainedModel:
+def load_model(path: Path, *, dtype: str = "auto", device: str | None = None) -> PreTrainedModel:
     """Load a causal language model from a checked local folder, in evaluation mode.
 
     Args:
         path: A folder that `check_model_folder` accepts; checked again here.
         dtype: ``auto`` (as stored), ``float32`` or ``bfloat16``.
+        device: Where it goes; the GPU by default, where there is one.
 
     Raises:
         SecvecError: The folder is refused, or its weights do not fit its config.
@@ -228,8 +229,7 @@ def load_model(path: Path, *, dtype: str = "auto") -> PreTrainedModel:
         ) from error
     model, report = loaded
     _check_fit(report, where=str(path))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval()
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def _check_fit(report: Mapping[str, Any], *, where: str) -> None:

@@ -89,7 +89,8 @@ def config(
     values = yaml.safe_load(prepare_demo(folder, guard="mixture", task="lora", seed=0).read_text())
     # A base of one's own, readable for the steps' user: the cached one is its owner's alone.
     base = Path(shutil.copytree(values["base_model"], folder / "base"))
-    base.chmod(0o755)
+    for path in (base, *base.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     values["base_model"] = str(base)
     s3 = connect(s3_variables)
     for file in folder.glob("*.jsonl"):

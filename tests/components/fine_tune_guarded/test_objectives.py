@@ -11,7 +11,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, make_objective
-from secvec.components.fine_tune_guarded.training import GuardedTrainer, _arguments, _Watch
+from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
+from secvec.components.fine_tune_guarded.training import _arguments
 from secvec.components.shared.adapters import TASK, VECTOR, activate, attach_adapter, make_lora_config
 from secvec.components.shared.likelihood import answer_lengths, answer_log_probs
 
@@ -44,7 +45,7 @@ def make_trainer(
         train_dataset=toy.rows("training"),
         data_collator=lambda rows: {**toy.batch(rows), "row_ids": [row.record_id for row in rows]},
     )
-    watch = _Watch()
+    watch = Watch()
     watch.loss = 0.0
     trainer.guard_with(objective, train_base=task == "full", watch=watch)
     return trainer

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from secvec.components.fine_tune_guarded.step import ADAPTER_FILE, WEIGHTS_FILE
+from secvec.components.fine_tune_guarded.result import ADAPTER_FILE, WEIGHTS_FILE
 from secvec.components.remove_security_vector.export import export_adapter, export_merged
 from secvec.components.remove_security_vector.proof import examine
 from secvec.components.shared.adapters import TASK, adapter_tensors, attach_adapter, make_lora_config

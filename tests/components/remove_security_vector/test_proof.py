@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from secvec.components.fine_tune_guarded.step import ADAPTER_FILE, WEIGHTS_FILE
+from secvec.components.fine_tune_guarded.result import ADAPTER_FILE, WEIGHTS_FILE
 from secvec.components.remove_security_vector.proof import _check_behaviour, examine, prove_absence
 from secvec.components.shared.adapters import TASK, VECTOR, activate, adapter_tensors
 from secvec.components.shared.errors import SecvecError

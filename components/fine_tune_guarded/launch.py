@@ -1,0 +1,58 @@
+"""Starts the processes of one training, as ``torchrun`` does, and tells why one of them failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from secvec.components.shared.errors import SecvecError
+
+MODULE = "secvec.components.fine_tune_guarded.process"
+
+
+def count_for_pod(wanted: int | None) -> int:
+    """How many processes train in this pod: as many as were asked for, or one for each of its GPUs.
+
+    Raises:
+        SecvecError: Another number was asked for than there are GPUs.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus and wanted not in (None, gpus):
+        raise SecvecError(
+            f"processes = {wanted} on a machine with {gpus} GPUs",
+            where="fine_tune_guarded",
+            accepted=f"{gpus}, or nothing",
+        )
+    return wanted or gpus or 1
+
+
+def launch_processes(job: Mapping[str, Any], *, count: int) -> None:
+    """Run a training in several processes of this machine; when one fails, all are ended.
+
+    Args:
+        job: Arguments of `step.fine_tune_guarded`, as JSON.
+        count: Processes on this machine.
+
+    Raises:
+        SecvecError: A process failed: with its own reason, if it gave one.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    options = ["--standalone", f"--nproc-per-node={count}", "-m", MODULE, json.dumps(job)]
+    try:
+        run(parse_args(options))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise SecvecError(_explain(failure), where=f"process {rank} of {MODULE.split('.')[-2]}") from None
+
+
+def _explain(failure: Any) -> str:
+    if failure.exitcode < 0:
+        return f"was ended by {failure.signal_name()}"
+    data = failure.error_file_data.get("message", "")
+    text = data.get("message", "") if isinstance(data, dict) else data
+    return str(text).removeprefix("SecvecError: ") or f"ended with exit status {failure.exitcode}"
