@@ -103,7 +103,8 @@ def _examine_folder(output: Path) -> Finding:
 
 
 def _check_signing_key() -> str:
-    from secvec.components.shared.attestation import SIGNING_VARIABLE, sign_statement
+    from secvec.components.shared.attestation import sign_statement
+    from secvec.components.shared.signing_keys import SIGNING_VARIABLE
 
     if not os.environ.get(SIGNING_VARIABLE):
         return f"{SIGNING_VARIABLE} not set: a local run makes its own"

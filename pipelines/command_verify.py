@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from secvec.components.shared.attestation import TRUSTED_VARIABLE
+from secvec.components.shared.signing_keys import TRUSTED_VARIABLE
 
 EPILOG = (
     "Example: `secvec verify /models/chat --verdict /models/chat.verdict --trusted-key gate.pub`\n\n"

@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from secvec.components.shared.attestation import SIGNING_VARIABLE, TRUSTED_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE
+from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, SIGNING_VARIABLE, TRUSTED_VARIABLE
 
 # Where steps find their keys: the run's own folder of them is hidden.
 FOLDER = "/run/secvec"
 KEY_HOLDERS = {
     KEY_VARIABLE: ("train_security_vector", "fine_tune_guarded", "evaluate_harm"),
     SIGNING_VARIABLE: ("evaluate_harm", "gate_promotion"),
+    PROVENANCE_VARIABLE: (
+        "ingest_data",
+        "train_security_vector",
+        "fine_tune_guarded",
+        "remove_security_vector",
+        "evaluate_harm",
+        "gate_promotion",
+    ),
 }
 
 # Verify what others signed: they get the public half alone.

@@ -19,6 +19,7 @@ from typing import Any
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.progress import report
+from secvec.components.shared.provenance import IMAGE_VARIABLE
 from secvec.pipelines.container_keys import grant_keys
 
 # What `docker run` itself exits with when there was no container to run.
@@ -96,7 +97,7 @@ def run_step(client: Any, image: str, command: Sequence[str], volumes: dict[str,
 
     step = name_step(command)
     try:
-        granted = grant_keys(options, step)
+        granted = grant_keys(_name_image(client, image, options), step)
         ended = run_container(client, image=image, command=list(command), volumes=volumes, **granted)
     except SecvecError as error:
         reason, status = str(error), NOT_STARTED
@@ -110,6 +111,13 @@ def run_step(client: Any, image: str, command: Sequence[str], volumes: dict[str,
         report("step_failed", step=step, error=f"{step}: {reason}")
         print(f"secvec {step}: error: {reason}", flush=True)
     return status
+
+
+def _name_image(client: Any, image: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell a step which image it runs in, for the provenance of what it makes."""
+    find_image(client, image)
+    named = f"{image.partition('@')[0]}@{client.images.get(image).id}"
+    return {**options, "environment": {**(options.get("environment") or {}), IMAGE_VARIABLE: named}}
 
 
 def run_container(client: Any, *, image: str, **options: Any) -> ContainerEnd:

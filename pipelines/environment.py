@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from secvec.components.shared.attestation import SIGNING_VARIABLE, ensure_signing_key
 from secvec.components.shared.audit import LOG_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE, ensure_custody_key
 from secvec.components.shared.progress import EVENTS_VARIABLE
+from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, SIGNING_VARIABLE, ensure_signing_key
 from secvec.components.shared.tracking import DEFAULT_EXPERIMENT, EXPERIMENT_VARIABLE, URI_VARIABLE
 
 
@@ -27,10 +27,13 @@ def step_environment(output: Path, *, base_model: str) -> dict[str, str]:
     keys = output / "keys"
     if not os.environ.get(SIGNING_VARIABLE):
         ensure_signing_key(keys / "signing.pem")
+    if not os.environ.get(PROVENANCE_VARIABLE):
+        ensure_signing_key(keys / "provenance.pem")
     if not os.environ.get(KEY_VARIABLE):
         ensure_custody_key(keys / "custody.key")
     defaults = {
         SIGNING_VARIABLE: str(keys / "signing.pem"),
+        PROVENANCE_VARIABLE: str(keys / "provenance.pem"),
         KEY_VARIABLE: str(keys / "custody.key"),
         LOG_VARIABLE: str(output / "audit.jsonl"),
         URI_VARIABLE: f"sqlite:///{output / 'mlflow.db'}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from secvec.components.shared.attestation import SIGNING_VARIABLE
 from secvec.components.shared.audit import LOG_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, SIGNING_VARIABLE
 from secvec.components.shared.tracking import URI_VARIABLE
 
 
@@ -23,6 +23,7 @@ def adopt_output(folder: Path) -> None:
         LOG_VARIABLE: (folder / "audit.jsonl", "{}"),
         KEY_VARIABLE: (folder / "keys" / "custody.key", "{}"),
         SIGNING_VARIABLE: (folder / "keys" / "signing.pem", "{}"),
+        PROVENANCE_VARIABLE: (folder / "keys" / "provenance.pem", "{}"),
         URI_VARIABLE: (folder / "mlflow.db", "sqlite:///{}"),
     }
     if not any(path.exists() for path, _ in found.values()):

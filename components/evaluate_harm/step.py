@@ -42,8 +42,11 @@ from secvec.components.shared.artifacts import building, cache_folder, fetch, pu
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.models import BaseModelFolder, load_model, load_tokenizer, resolve_base
 from secvec.components.shared.progress import report
+from secvec.components.shared.provenance import attest
 from secvec.components.shared.records import read_records
 from secvec.components.shared.references import Reference
+
+STEP = "evaluate_harm"
 
 
 def evaluate_harm(
@@ -127,6 +130,11 @@ def evaluate_harm(
         write_results(scratch, outcomes, statistics, config=config)
         track_evaluation(scratch, statistics)
         reference = publish(scratch, kind="evaluation", store=store)
+    inputs = digests | ({"control": control.digest} if control else {})
+    parameters = {"seed": seed, "config": config.model_dump(mode="json")}
+    attest(
+        reference, step=STEP, inputs={k: v for k, v in inputs.items() if k != "code"}, parameters=parameters
+    )
     shutil.rmtree(work, ignore_errors=True)
     return reference
 

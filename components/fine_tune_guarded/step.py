@@ -51,6 +51,7 @@ from secvec.components.shared.models import (
     load_tokenizer,
     resolve_base,
 )
+from secvec.components.shared.provenance import attest
 from secvec.components.shared.records import ChatRecord, read_records
 from secvec.components.shared.references import Reference
 from secvec.components.shared.vectors import open_vector, read_certificate
@@ -99,6 +100,13 @@ class _Inputs:
             "config": self.config.model_dump(mode="json"),
         }
 
+    def digests(self) -> dict[str, str]:
+        return {"base": self.base.digest, "data": self.dataset.digest, "vector": self.vector.digest}
+
+    def parameters(self) -> dict[str, Any]:
+        names = ("guard", "task", "seed", "config")
+        return {name: value for name, value in self.about().items() if name in names}
+
 
 def fine_tune_guarded(
     *,
@@ -146,7 +154,7 @@ def fine_tune_guarded(
         config=config.model_copy(update={"processes": count_for_pod(config.processes)}),
     )
     key = input_key(**inputs.about())
-    if not is_joined() and (found := recall(store, STEP, key)):
+    if not is_joined() and (found := recall(store, STEP, key, inputs=inputs.digests())):
         return found
     if is_joined() or inputs.config.processes == inputs.config.nodes == 1:
         return _train_and_publish(inputs, store=store, key=key)
@@ -167,6 +175,8 @@ def _start_others(inputs: _Inputs, *, store: str, key: str) -> Reference:
             where=store,
             accepted="a store and a base that every one of them reaches, and the same code in each",
         )
+    # Processes in other pods may lack the key: what they trained, this one states.
+    attest(found, step=STEP, inputs=inputs.digests(), parameters=inputs.parameters())
     return found
 
 
@@ -183,7 +193,8 @@ def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
             raise SystemExit(0)
         reference = publish(folder, kind="task_result", store=store)
     reference = reference.model_copy(update={"measured": measured})
-    remember(store, STEP, key, reference)
+    attest(reference, step=STEP, inputs=inputs.digests(), parameters=inputs.parameters())
+    remember(store, STEP, key, reference, inputs=inputs.digests())
     shutil.rmtree(work, ignore_errors=True)  # checkpoints: several times the size of what they led to
     return reference
 

@@ -20,7 +20,6 @@ from secvec.components.gate_promotion.verdict import Outcome, Reason, Verdict
 from secvec.components.shared import audit
 from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.attestation import (
-    SIGNING_VARIABLE,
     VERDICT_TYPE,
     make_statement,
     sign_statement,
@@ -30,6 +29,7 @@ from secvec.components.shared.attestation import (
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import digest_file
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import SIGNING_VARIABLE
 from secvec.components.shared.storage import create_bytes, join_uri, list_uris, read_bytes
 from secvec.components.shared.strict_json import parse_strictly, read_object
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from secvec.components.gate_promotion.chain import FindEnvelopes, check_chain
+from secvec.components.gate_promotion.noninferiority import Champion
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.statement import check_statement
 from secvec.components.gate_promotion.verdict import Reason, make_reason
@@ -23,7 +25,10 @@ class Evidence:
         evaluation: Folder with ``statistics.json`` and ``statement.json``.
         model: Folder with ``model/``, ``provenance.json`` and ``absence_proof.json``.
         vector: Folder with ``certificate.json``.
-        digests: What the pipeline says it evaluated, by role: base, vector, model, data and code.
+        digests: What the pipeline says lies here, by role: base, vector, model, data, evaluation and code.
+        find_provenance: Gives what is stated of an artifact, by its digest.
+        champion: The champion at this time, if there is one.
+        attempts: Models that were judged for the same base and data, this one included.
         objection: Why the vector may not be used any more: revoked or expired; empty when it may.
     """
 
@@ -31,6 +36,9 @@ class Evidence:
     model: Path
     vector: Path
     digests: Mapping[str, str]
+    find_provenance: FindEnvelopes
+    champion: Champion | None = None
+    attempts: int = 1
     objection: str = ""
 
 
@@ -40,7 +48,7 @@ def read_statistics(evidence: Evidence) -> dict[str, Any]:
 
 
 def check_evidence(evidence: Evidence, policy: Policy, *, now: datetime) -> list[Reason]:
-    """Check signature, subject, bindings, age, certificate and absence proof.
+    """Check signature, subject, bindings, age, certificate, absence proof and the chain of provenance.
 
     Args:
         evidence: What to check.
@@ -70,6 +78,13 @@ def check_evidence(evidence: Evidence, policy: Policy, *, now: datetime) -> list
         ),
         check_absence(read_object(evidence.model / "absence_proof.json"), policy),
         check_model_files(evidence.model / "model"),
+        *check_chain(
+            evidence.find_provenance,
+            evidence.digests,
+            policy,
+            guard=statistics.get("guard"),
+            task=statistics.get("task"),
+        ),
     ]
 
 

@@ -71,10 +71,14 @@ class Figures:
 
     def _number(self, arm: str, name: str) -> float | None:
         found = self._arms.get(arm)
-        value = found.get(name) if isinstance(found, Mapping) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value)
+        return read_number(found.get(name) if isinstance(found, Mapping) else None)
+
+
+def read_number(value: Any) -> float | None:
+    """A finite number; None for anything else, ``True`` included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def check_schema(figures: Figures, policy: Policy) -> Reason:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from secvec.components.gate_promotion.approvals import author_of_run, require_approvals
+from secvec.components.gate_promotion.attempts import check_attempts, count_attempts
+from secvec.components.gate_promotion.champion import read_champion
 from secvec.components.gate_promotion.evidence import Evidence, check_evidence, read_statistics
 from secvec.components.gate_promotion.figures import judge_figures
 from secvec.components.gate_promotion.intents import Intent, declare
 from secvec.components.gate_promotion.ledger import Ledger
+from secvec.components.gate_promotion.noninferiority import compare_with_base, compare_with_champion
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.promoting import carry_out
 from secvec.components.gate_promotion.promotion import ensure_registered, grant_aliases
+from secvec.components.gate_promotion.suites import judge_suites
 from secvec.components.gate_promotion.verdict import Outcome, Reason, decide
 from secvec.components.gate_promotion.verdict_artifact import publish_verdict
 from secvec.components.shared import audit
@@ -21,6 +26,7 @@ from secvec.components.shared.audit_checkpoints import write_checkpoint
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.models import resolve_base
 from secvec.components.shared.progress import report
+from secvec.components.shared.provenance import read_envelopes
 from secvec.components.shared.references import Reference
 from secvec.components.shared.strict_json import read_object
 from secvec.components.shared.tracking import current_run
@@ -87,6 +93,7 @@ def gate_promotion(
         "model": model.digest,
         "data": dataset.digest,
         "code": code_digest(),
+        "evaluation": evaluation.digest,
     }
     evidence = Evidence(
         evaluation=fetch(evaluation),
@@ -94,10 +101,16 @@ def gate_promotion(
         vector=fetch(vector),
         digests=digests,
         objection=find_objection(vector),
+        find_provenance=partial(read_envelopes, store),
+        attempts=count_attempts(digests),
     )
     now = datetime.now(UTC)
     judgement = judge(evidence, policy, now=now)
-    digests["evaluation"] = evaluation.digest
+    ledger = None
+    if judgement.believed:
+        # Only what is believed gets a place in the registry, and a champion to be held against.
+        ledger = Ledger(store, name=model_name, registered=ensure_registered(model_name))
+        judgement = judge(replace(evidence, champion=read_champion(ledger)), policy, now=now)
     if choices:
         digests["config"] = choices
     _log_judgement(judgement, digests, policy=policy, model_name=model_name)
@@ -114,9 +127,8 @@ def gate_promotion(
         run_id=current_run(),
         author=author_of_run(),
     )
-    if not judgement.believed:
+    if ledger is None:
         return publish_verdict(intent, None, store=store)
-    ledger = Ledger(store, name=model_name, registered=ensure_registered(model_name))
     intent = declare(intent.model_copy(update={"after": ledger.latest().number}), ledger)
     reference = carry_out(intent, ledger, store=store)
     _log_receipt(intent, reference)
@@ -132,9 +144,14 @@ def judge(evidence: Evidence, policy: Policy, *, now: datetime) -> Judgement:
         now: The gate's clock, with a time zone.
     """
     believed = check_evidence(evidence, policy, now=now)
+    statistics = read_statistics(evidence)
     reasons = (
         *believed,
-        *judge_figures(read_statistics(evidence), policy),
+        *judge_figures(statistics, policy),
+        *judge_suites(statistics, policy),
+        *compare_with_base(statistics, policy),
+        *compare_with_champion(statistics, evidence.champion, policy, model=evidence.digests["model"]),
+        check_attempts(evidence.attempts, policy),
         *require_approvals(policy),
     )
     return Judgement(outcome=decide(reasons), reasons=reasons, believed=decide(believed) == "PASS")

@@ -20,6 +20,7 @@ def summarise_verdict(
     model: Reference,
     shipped: Manifest,
     now: datetime,
+    signing_key: str = "",
 ) -> dict[str, Any]:
     """State the verdict on every file that ships, so that a server can check its copy without this store.
 
@@ -30,12 +31,13 @@ def summarise_verdict(
         model: The model artifact.
         shipped: Its manifest.
         now: When it was judged, with a time zone.
+        signing_key: Public key in PEM of the model folder's own signature; empty without one.
 
     Returns:
         The in-toto statement, unsigned.
     """
     now = now.replace(microsecond=0)
-    files = {name: entry.digest for name, entry in shipped.files.items() if name.startswith("model/")}
+    files = {f"model/{name}": digest for name, digest in shipped_files(shipped).items()}
     return make_statement(
         {"model artifact": model.digest, **files},
         VERDICT_TYPE,
@@ -51,9 +53,16 @@ def summarise_verdict(
             "verifiedLevels": [f"SECVEC_{verdict.outcome}"],
             "verdict": {"name": "verdict.json", "digest": _hexadecimal(verdict_file)},
             "model": {"name": verdict.model_name, "version": verdict.model_version},
+            **({"modelSigningKey": signing_key} if signing_key else {}),
             "expires_at": (now + timedelta(days=policy.valid_days)).isoformat(),
         },
     )
+
+
+def shipped_files(manifest: Manifest) -> dict[str, str]:
+    """Digests of what ships, by path within the model folder."""
+    found = {name: entry.digest for name, entry in manifest.files.items() if name.startswith("model/")}
+    return {name.removeprefix("model/"): digest for name, digest in found.items()}
 
 
 def _hexadecimal(digest: str) -> dict[str, str]:

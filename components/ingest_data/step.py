@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from secvec.components.ingest_data.config import EVALUATION, IngestConfig, SourceName, Sources
 from secvec.components.ingest_data.overlap import Comparison
@@ -11,8 +12,10 @@ from secvec.components.ingest_data.profile import describe_dataset
 from secvec.components.ingest_data.sources import SourceReader
 from secvec.components.ingest_data.splits import PROFILE_FILE, QUARANTINE_FILE, check_accounts, write_source
 from secvec.components.shared.artifacts import building, publish
+from secvec.components.shared.provenance import attest
 from secvec.components.shared.references import Reference
 
+STEP = "ingest_data"
 # Small sources first: the training rows, which may be many, are then compared with them while they stream by.
 _ORDER: tuple[SourceName, ...] = (*EVALUATION, "harmful_seeds", "benign_anchors", "training_data")
 
@@ -46,7 +49,18 @@ def ingest_data(*, sources: Sources, store: str, config: IngestConfig) -> Refere
         text = json.dumps(profile, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / PROFILE_FILE).write_text(text + "\n", encoding="utf-8")
         rows = {file: split["rows"] for file, split in profile["splits"].items()}
-        return publish(folder, kind="dataset", store=store, about={"rows": rows})
+        reference = publish(folder, kind="dataset", store=store, about={"rows": rows})
+    attest(reference, step=STEP, inputs=_list_inputs(profile), parameters=config.model_dump(mode="json"))
+    return reference
+
+
+def _list_inputs(profile: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that were read, by source and place in it."""
+    return {
+        f"{name} {number}": file["digest"]
+        for name, source in profile["sources"].items()
+        for number, file in enumerate(source["files"], start=1)
+    }
 
 
 def _write_records(

@@ -15,6 +15,7 @@ from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.finished import input_key, recall, remember
 from secvec.components.shared.models import BaseModelFolder, digest_model_folder, resolve_base
+from secvec.components.shared.provenance import attest
 from secvec.components.shared.references import Reference
 from secvec.components.shared.vectors import read_certificate
 
@@ -60,7 +61,8 @@ def remove_security_vector(
         code=code_digest(),
     )
     read_certificate(vector)  # what a revoked or expired vector guarded is not handed on, finished or not
-    if found := recall(store, STEP, key):
+    inputs = {"base": base.digest, "task_result": task_result.digest, "vector": vector.digest}
+    if found := recall(store, STEP, key, inputs=inputs):
         return found.model_copy(update={"measured": task_result.measured})
     folder = fetch(task_result)
     training = json.loads((folder / "training.json").read_text())
@@ -68,7 +70,8 @@ def remove_security_vector(
     with building("model", store) as target:
         _build(base, folder, target, training=training, config=config)
         reference = publish(target, kind="model", store=store)
-    remember(store, STEP, key, reference)
+    attest(reference, step=STEP, inputs=inputs, parameters={"config": config.model_dump(mode="json")})
+    remember(store, STEP, key, reference, inputs=inputs)
     return reference.model_copy(update={"measured": task_result.measured})
 
 

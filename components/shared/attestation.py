@@ -1,50 +1,26 @@
-"""Signed statements: in-toto Statement v1 in a DSSE envelope, signed with Ed25519.
+"""Signed statements: in-toto Statement v1 in a DSSE envelope.
 
-``SECVEC_SIGNING_KEY`` names the private key file; ``SECVEC_TRUSTED_KEYS`` names the public key files (or
-holds public keys in PEM), joined by colons, whose signatures are believed: by default the public half beside
-the signing key.
+Which key signs and whose signatures are believed: `secvec.components.shared.signing_keys`.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import rfc8785
 
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.private_files import create_private, read_private
+from secvec.components.shared.signing_keys import Purpose, load_signer, load_trusted_keys
 from secvec.components.shared.strict_json import parse_strictly
 
-SIGNING_VARIABLE = "SECVEC_SIGNING_KEY"
-TRUSTED_VARIABLE = "SECVEC_TRUSTED_KEYS"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 VERDICT_TYPE = "https://slsa.dev/verification_summary/v1"
-_KEY_FORM = "an unencrypted Ed25519 private key in PEM (PKCS #8)"
-_ACCEPTED_KEY = f"{SIGNING_VARIABLE} names {_KEY_FORM}"
 _ACCEPTED_ENVELOPE = "a DSSE envelope of an in-toto statement signed by a trusted key"
-
-
-def ensure_signing_key(path: Path) -> Path:
-    """Create an Ed25519 key for its owner alone and its public half ``<path>.pub``, unless they are there.
-
-    Raises:
-        SecvecError: The folder cannot be written, or the file there is no such key.
-    """
-    from securesystemslib.signer import CryptoSigner
-
-    create_private(path, CryptoSigner.generate_ed25519().private_bytes)
-    public = path.with_name(path.name + ".pub")
-    if not public.exists():
-        create_private(public, _public_pem(path))
-        public.chmod(0o644)
-    return path
 
 
 def make_statement(
@@ -94,8 +70,15 @@ def make_test_result(
     return make_statement({"model": model_digest}, TEST_RESULT_TYPE, predicate)
 
 
-def sign_statement(statement: Mapping[str, Any]) -> dict[str, Any]:
-    """Sign a statement with the key that ``SECVEC_SIGNING_KEY`` names.
+def sign_statement(
+    statement: Mapping[str, Any], *, purpose: Purpose = "results", signer: Any = None
+) -> dict[str, Any]:
+    """Sign a statement.
+
+    Args:
+        statement: The statement, finite JSON values.
+        purpose: Which of the configured keys signs.
+        signer: A securesystemslib signer that signs instead.
 
     Returns:
         The DSSE envelope as a JSON object.
@@ -106,9 +89,7 @@ def sign_statement(statement: Mapping[str, Any]) -> dict[str, Any]:
     """
     from securesystemslib.dsse import Envelope
 
-    name = os.environ.get(SIGNING_VARIABLE, "")
-    if not name:
-        raise SecvecError("no signing key is configured", where=SIGNING_VARIABLE, accepted=_ACCEPTED_KEY)
+    signer = signer or load_signer(purpose)
     try:
         payload = rfc8785.dumps(dict(statement))
     except (rfc8785.CanonicalizationError, TypeError) as error:
@@ -116,7 +97,7 @@ def sign_statement(statement: Mapping[str, Any]) -> dict[str, Any]:
             f"cannot be signed: {error}", where="statement", accepted="finite JSON values"
         ) from error
     envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(_load_signer(Path(name)))
+    envelope.sign(signer)
     return envelope.to_dict()
 
 
@@ -125,6 +106,7 @@ def verify_statement(
     *,
     predicate_type: str | None = None,
     allowed_signers: Collection[str] = (),
+    purpose: Purpose = "results",
     keys: Sequence[Any] | None = None,
     where: str = "statement",
 ) -> dict[str, Any]:
@@ -134,7 +116,8 @@ def verify_statement(
         envelope: The DSSE envelope.
         predicate_type: What the statement must be, if given.
         allowed_signers: Key ids; when not empty, only these trusted keys count.
-        keys: Public keys to believe instead of the trusted ones.
+        purpose: Which of the trusted keys count.
+        keys: Public keys that count instead of the trusted ones.
         where: What the envelope is called in an error.
 
     Returns:
@@ -145,8 +128,8 @@ def verify_statement(
     """
     from securesystemslib.dsse import Envelope
 
-    believed = load_trusted_keys() if keys is None else keys
-    believed = [key for key in believed if not allowed_signers or key.keyid in allowed_signers]
+    trusted = load_trusted_keys(purpose) if keys is None else keys
+    believed = [key for key in trusted if not allowed_signers or key.keyid in allowed_signers]
     try:
         if set(envelope) != {"payload", "payloadType", "signatures"}:
             raise ValueError("it is not an envelope")
@@ -170,35 +153,6 @@ def signers_of(envelope: Mapping[str, Any]) -> list[str]:
     return [str(signature.get("keyid", "")) for signature in envelope.get("signatures", [])]
 
 
-def load_trusted_keys() -> Sequence[Any]:
-    """Public keys whose signatures are believed.
-
-    Raises:
-        SecvecError: None is configured, or a file is no Ed25519 public key.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.signer import SSlibKey
-
-    signing = os.environ.get(SIGNING_VARIABLE, "")
-    names = os.environ.get(TRUSTED_VARIABLE) or (f"{signing}.pub" if signing else "")
-    accepted = f"{TRUSTED_VARIABLE} names Ed25519 public key files in PEM, or holds PEM, joined by ':'"
-    keys = []
-    for name in filter(None, names.split(":")):
-        try:
-            # A secret's public half may be a variable, for steps that must not see the other half.
-            pem = name.encode() if name.startswith("-----BEGIN") else Path(name).read_bytes()
-            key = load_pem_public_key(pem)
-        except (OSError, ValueError) as error:
-            raise SecvecError("is no public key that can be read", where=name, accepted=accepted) from error
-        if not isinstance(key, Ed25519PublicKey):
-            raise SecvecError("is not an Ed25519 key", where=name, accepted=accepted)
-        keys.append(SSlibKey.from_crypto(key))
-    if not keys:
-        raise SecvecError("no trusted key is configured", where=TRUSTED_VARIABLE, accepted=accepted)
-    return keys
-
-
 def _check_form(statement: Any, predicate_type: str | None) -> None:
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
         raise ValueError("its payload is no in-toto statement")
@@ -206,25 +160,3 @@ def _check_form(statement: Any, predicate_type: str | None) -> None:
         raise ValueError(f"it states {statement.get('predicateType')!r}")
     if not isinstance(statement.get("subject"), list) or not isinstance(statement.get("predicate"), dict):
         raise ValueError("it lacks subject or predicate")
-
-
-def _load_signer(path: Path) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from securesystemslib.signer import CryptoSigner
-
-    content = read_private(path, what=_KEY_FORM)
-    try:
-        key = load_pem_private_key(content, None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise SecvecError("does not hold a signing key", where=str(path), accepted=_KEY_FORM)
-    return CryptoSigner(key)
-
-
-def _public_pem(path: Path) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = _load_signer(path).public_key._crypto_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from secvec.components.shared.artifacts import artifact_uri
 from secvec.components.shared.manifest import MANIFEST_NAME, digest_bytes
+from secvec.components.shared.provenance import find_provenance
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import can_sign
 from secvec.components.shared.storage import exists, join_uri, read_bytes, write_bytes
 
 
@@ -28,11 +30,18 @@ def input_key(**parts: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(_to_json(parts))).hexdigest()
 
 
-def recall(store: str, step: str, key: str) -> Reference | None:
+def recall(store: str, step: str, key: str, *, inputs: Mapping[str, str] | None = None) -> Reference | None:
     """Give the result that a step published for these inputs, or None if there is none to rely on.
 
     A record is only a hint: it counts if this store holds a manifest with the digest that it names; the files
-    are verified when the result is fetched.
+    are verified when the result is fetched. Where provenance is signed, only a result that has it counts: one
+    without would be refused by the gate in the end.
+
+    Args:
+        store: Where results are published.
+        step: The step's name.
+        key: What `input_key` gave.
+        inputs: What its provenance must say that it was made from.
 
     Raises:
         SecvecError: The store cannot be read.
@@ -49,11 +58,16 @@ def recall(store: str, step: str, key: str) -> Reference | None:
     manifest = join_uri(uri, MANIFEST_NAME)
     if not exists(manifest) or digest_bytes(read_bytes(manifest)) != record.digest:
         return None
-    return record.model_copy(update={"uri": uri})
+    found = record.model_copy(update={"uri": uri})
+    if inputs is not None and can_sign("provenance") and not find_provenance(found, step=step, inputs=inputs):
+        return None
+    return found
 
 
-def remember(store: str, step: str, key: str, reference: Reference) -> None:
-    """Record a step's published result under its inputs.
+def remember(
+    store: str, step: str, key: str, reference: Reference, *, inputs: Mapping[str, str] | None = None
+) -> None:
+    """Record a step's published result under its inputs, after its provenance was signed.
 
     The first result stays, so that all re-runs agree; only a record that `recall` cannot use is replaced.
 
@@ -61,7 +75,7 @@ def remember(store: str, step: str, key: str, reference: Reference) -> None:
         SecvecError: The store cannot be written.
     """
     uri = _record_uri(store, step, key)
-    if recall(store, step, key) is None:
+    if recall(store, step, key, inputs=inputs) is None:
         write_bytes(uri, reference.model_dump_json().encode(), create_only=not exists(uri))
 
 

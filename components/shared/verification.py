@@ -14,6 +14,7 @@ from typing import Any
 from secvec.components.shared.attestation import VERDICT_TYPE, signers_of, verify_statement
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import digest_file, list_files
+from secvec.components.shared.model_signature import SIGNATURE_NAME, verify_model_signature
 from secvec.components.shared.model_traces import find_traces
 from secvec.components.shared.strict_json import read_object
 
@@ -75,8 +76,9 @@ def verify_model(
     )
     expires_at = _check_outcome(statement["predicate"], now=now or datetime.now(UTC), where=str(path))
     subjects = _read_subjects(statement, where=str(path))
-    _check_files(shipped, subjects)
+    files = _check_files(shipped, subjects)
     predicate = statement["predicate"]
+    _check_signature(predicate, path.with_name(SIGNATURE_NAME), files)
     return VerifiedModel(
         folder=shipped,
         model_digest=subjects["model artifact"],
@@ -128,7 +130,21 @@ def _read_subjects(statement: Mapping[str, Any], *, where: str) -> dict[str, str
     return found
 
 
-def _check_files(folder: Path, subjects: Mapping[str, str]) -> None:
+def _check_signature(predicate: Mapping[str, Any], path: Path, files: Mapping[str, str]) -> None:
+    """Hold the folder's OpenSSF signature, where the verdict names its key, against the files as well."""
+    public_key = predicate.get("modelSigningKey")
+    if public_key is None:
+        return
+    try:
+        bundle = path.read_bytes()
+    except OSError as error:
+        raise SecvecError(
+            f"cannot be read ({error.strerror})", where=str(path), accepted="the verdict's whole folder"
+        ) from error
+    verify_model_signature(bundle, public_key=str(public_key), files=files)
+
+
+def _check_files(folder: Path, subjects: Mapping[str, str]) -> dict[str, str]:
     expected = {
         name.removeprefix(_FOLDER): digest for name, digest in subjects.items() if name.startswith(_FOLDER)
     }
@@ -140,3 +156,4 @@ def _check_files(folder: Path, subjects: Mapping[str, str]) -> None:
         actual = digest_file(folder / name)
         if actual != digest:
             raise SecvecError(f"file {name} has digest {actual}", where=str(folder), accepted=digest)
+    return expected

@@ -23,6 +23,7 @@ from secvec.components.shared.models import (
     load_tokenizer,
     resolve_base,
 )
+from secvec.components.shared.provenance import attest
 from secvec.components.shared.records import ChatRecord, read_records
 from secvec.components.shared.references import Reference
 from secvec.components.shared.vectors import is_expired, make_validity, publish_vector, read_certificate
@@ -63,7 +64,8 @@ def train_security_vector(
         config=config.model_dump(mode="json"),
         code=code_digest(),
     )
-    while found := recall(store, STEP, key):
+    inputs = {"base": base.digest, "data": dataset.digest}
+    while found := recall(store, STEP, key, inputs=inputs):
         if not is_expired(found):
             read_certificate(found)  # a revoked one must not be trained anew either: it would be the same
             return found
@@ -78,7 +80,9 @@ def train_security_vector(
         **make_validity(config.valid_days),
     }
     reference = publish_vector(files, certificate, store=store, event="vector_sealed")
-    remember(store, STEP, key, reference)
+    parameters = {"seed": seed, "config": config.model_dump(mode="json")}
+    attest(reference, step=STEP, inputs=inputs, parameters=parameters)
+    remember(store, STEP, key, reference, inputs=inputs)
     return reference
 
 

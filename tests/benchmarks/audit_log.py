@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from secvec.components.shared import audit
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.audit_checkpoints import verify_log, write_checkpoint
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 BATCH, WANTED_RATE, WANTED_SECONDS = 100, 5_000.0, 60.0
 EVENT = {"opened_by": "fine_tune_guarded", "sealed_digest": "sha256:" + "a" * 64, "run": "run-1"}

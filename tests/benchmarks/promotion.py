@@ -32,8 +32,8 @@ from secvec.components.gate_promotion.ledger import Ledger, Receipt
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.shared import tracking
 from secvec.components.shared.artifacts import publish
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 LEASE = 0.5
 CANDIDATES = 4

@@ -27,6 +27,7 @@ from secvec.components.shared.likelihood import EncodedRecord, collate, encode_r
 from secvec.components.shared.models import load_model, load_tokenizer, resolve_base
 from secvec.components.shared.records import ChatRecord, Message, content_id, write_records
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.train_security_vector.config import VectorConfig
 from secvec.components.train_security_vector.step import train_security_vector
 from secvec.pipelines.guarded_fine_tuning.demo import tiny_llama
@@ -196,6 +197,7 @@ def toy_keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("toy-keys")
     return {
         "SECVEC_CUSTODY_KEY": str(custody.ensure_custody_key(folder / "custody.key")),
+        "SECVEC_PROVENANCE_KEY": str(ensure_signing_key(folder / "provenance.pem")),
         "SECVEC_AUDIT_LOG": str(folder / "audit.jsonl"),
         "SECVEC_EVENTS": str(folder / "events.jsonl"),
         "SECVEC_CACHE": str(folder / "cache"),

@@ -17,9 +17,9 @@ from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.promotion import Registration
 from secvec.components.gate_promotion.verdict_artifact import publish_verdict
 from secvec.components.shared.artifacts import fetch, publish
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.pipelines.command import app
 
 kubernetes_validate = pytest.importorskip(

@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from secvec.components.shared import audit
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.audit_checkpoints import write_checkpoint
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.pipelines.command_audit import audit as app
 
 KEY = b"0123456789abcdef0123456789abcdef"

@@ -14,9 +14,9 @@ from secvec.components.compare_champion.step import Comparison, compare_champion
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.step import gate_promotion
 from secvec.components.shared.artifacts import fetch
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.choices import digest_choices
 from secvec.components.shared.run_records import find_verdict
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.shared.tracking import connect
 
 CHOICES: dict[str, Any] = {

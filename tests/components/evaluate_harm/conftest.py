@@ -14,11 +14,11 @@ import torch
 
 from secvec.components.shared import adapters, custody, vectors
 from secvec.components.shared.artifacts import building, publish
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.likelihood import collate, encode_record
 from secvec.components.shared.models import load_model, load_tokenizer, resolve_base
 from secvec.components.shared.records import ChatRecord, Message, content_id, write_records
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,19 +14,30 @@ import torch
 from safetensors.torch import save_file
 
 from secvec.components.gate_promotion.evidence import Evidence
+from secvec.components.gate_promotion.noninferiority import Champion
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.step import Judgement, gate_promotion, judge
 from secvec.components.shared import tracking
 from secvec.components.shared.artifacts import fetch, publish
-from secvec.components.shared.attestation import ensure_signing_key, make_test_result, sign_statement
+from secvec.components.shared.attestation import make_statement, make_test_result, sign_statement
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.manifest import digest_bytes
 from secvec.components.shared.models import resolve_base
+from secvec.components.shared.provenance import PROVENANCE_TYPE, attest
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 DIGEST = "sha256:" + "d" * 64
 ARMS: dict[str, dict[str, Any]] = {
-    "base": {"harm_rate": 0.0, "harm_upper95": 0.0149, "n_harm": 200, "harm_incoherent": 0.0, "utility": 0.0},
+    "base": {
+        "harm_rate": 0.0,
+        "harm_upper95": 0.0149,
+        "n_harm": 200,
+        "harm_incoherent": 0.0,
+        "utility": 0.0,
+        "utility_loss": 3.0,
+        "n_utility": 100,
+    },
     "guarded": {
         "harm_rate": 0.0,
         "harm_upper95": 0.0149,
@@ -115,6 +126,21 @@ class Gate:
             model_name=f"model-{next(self.names)}",
         )
         return replace(case, evaluation=self.evaluation(case))
+
+    def attest(self, case: Case, evaluation: Reference) -> None:
+        """Sign provenance of everything in a case, as its steps would have."""
+        base, data, vector = (case.digests()[role] for role in ("base", "data", "vector"))
+        attest(case.dataset, step="ingest_data", inputs={"training_data 1": DIGEST}, parameters={})
+        known = {"base": base, "data": data}
+        attest(case.vector, step="train_security_vector", inputs=known, parameters={"seed": 0})
+        trained = self.publish("task_result", {"training.json": json.dumps([base, data, vector])})
+        known["vector"] = vector
+        parameters = {"guard": "mixture", "task": "lora"}
+        attest(trained, step="fine_tune_guarded", inputs=known, parameters=parameters)
+        made = {"base": base, "vector": vector, "task_result": trained.digest}
+        attest(case.model, step="remove_security_vector", inputs=made, parameters={})
+        known["model"] = case.model.digest
+        attest(evaluation, step="evaluate_harm", inputs=known, parameters={"seed": 0})
 
     def make_base(self, folder: Path) -> Path:
         return make_model(folder, seed=9)
@@ -207,7 +233,9 @@ class Gate:
         files: dict[str, Any] = {"statistics.json": text, "statement.json": envelope}
         if after:
             after(files)
-        return self.publish("evaluation", files)
+        evaluation = self.publish("evaluation", files)
+        self.attest(case, evaluation)
+        return evaluation
 
     def publish(self, kind: Any, files: dict[str, Any], *, folder: Path | None = None) -> Reference:
         folder = folder or self.folder / f"scratch-{next(self.names)}"
@@ -227,8 +255,42 @@ def make_model(folder: Path, *, seed: int) -> Path:
     return folder
 
 
-ROLES = ("base", "vector", "model", "data", "suite", "judge", "code")
+ROLES = ("base", "vector", "model", "data", "suite", "judge", "code", "evaluation", "task_result")
 DIGESTS = {role: "sha256:" + f"{number:x}" * 64 for number, role in enumerate(ROLES, start=1)}
+
+
+GIVEN = ("base", "vector", "model", "data", "code", "evaluation")
+BOUND = {role: DIGESTS[role] for role in ("base", "vector", "model", "data", "suite", "judge", "code")}
+
+
+def state(artifact: str, step: str, inputs: tuple[str, ...], **parameters: Any) -> dict[str, Any]:
+    """A statement of provenance as a step signs it."""
+    return make_statement(
+        {artifact: DIGESTS[artifact]},
+        PROVENANCE_TYPE,
+        {
+            "buildDefinition": {
+                "buildType": f"urn:secvec:step:{step}:v1",
+                "externalParameters": parameters,
+                "resolvedDependencies": [
+                    {"name": role, "digest": {"sha256": DIGESTS[role].removeprefix("sha256:")}}
+                    for role in (*inputs, "code")
+                ],
+            },
+            "runDetails": {"builder": {"id": f"urn:secvec:step:{step}"}},
+        },
+    )
+
+
+CHAIN = {
+    "data": state("data", "ingest_data", ()),
+    "vector": state("vector", "train_security_vector", ("base", "data")),
+    "task_result": state(
+        "task_result", "fine_tune_guarded", ("base", "data", "vector"), guard="mixture", task="lora"
+    ),
+    "model": state("model", "remove_security_vector", ("base", "vector", "task_result")),
+    "evaluation": state("evaluation", "evaluate_harm", ("base", "data", "vector", "model")),
+}
 
 
 @dataclass
@@ -241,6 +303,10 @@ class Bench:
         restate: Changes the statement before it is signed.
         reseal: Changes the envelope after it is signed.
         after: Changes the evaluation folder after it is written.
+        chain: Statements of provenance by artifact; what is None is not stated.
+        reseal_chain: Changes their envelopes after they are signed.
+        champion: The champion at this time.
+        attempts: Models judged so far.
     """
 
     folder: Path
@@ -248,6 +314,10 @@ class Bench:
     restate: Callable[[Any], Any] = lambda statement: None
     reseal: Callable[[Any], Any] = lambda envelope: None
     after: Callable[[Path], Any] = lambda folder: None
+    chain: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(CHAIN))
+    reseal_chain: Callable[[str, Any], Any] = lambda name, envelope: None
+    champion: Champion | None = None
+    attempts: int = 1
 
     def judge(self, policy: Policy | None = None) -> Judgement:
         for path, name in {
@@ -265,16 +335,27 @@ class Bench:
             evaluation=self.folder / "evaluation",
             model=self.folder / "model",
             vector=self.folder / "vector",
-            digests={role: DIGESTS[role] for role in ("base", "vector", "model", "data", "code")},
+            digests={role: DIGESTS[role] for role in GIVEN},
+            find_provenance=self._find_provenance,
+            champion=self.champion,
+            attempts=self.attempts,
         )
         return judge(evidence, policy or Policy(version=1), now=datetime.now(UTC))
+
+    def _find_provenance(self, artifact: str) -> list[dict[str, Any]]:
+        name = next((name for name in CHAIN if DIGESTS[name] == artifact), "")
+        if self.chain.get(name) is None:
+            return []
+        envelope = sign_statement(self.chain[name], purpose="provenance")
+        self.reseal_chain(name, envelope)
+        return [envelope]
 
     def _sign(self, evaluation: Path) -> None:
         statistics = evaluation / "statistics.json"
         signed = digest_bytes(statistics.read_bytes()) if statistics.exists() else DIGEST
         statement = make_test_result(
             model_digest=DIGESTS["model"],
-            digests=DIGESTS,
+            digests=BOUND,
             files={"statistics.json": signed},
             valid_for=timedelta(days=1),
         )
@@ -287,7 +368,9 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setenv("SECVEC_SIGNING_KEY", str(ensure_signing_key(tmp_path / "signing")))
-    monkeypatch.delenv("SECVEC_TRUSTED_KEYS", raising=False)
+    monkeypatch.setenv("SECVEC_PROVENANCE_KEY", str(ensure_signing_key(tmp_path / "builder")))
+    for name in ("SECVEC_TRUSTED_KEYS", "SECVEC_TRUSTED_BUILDERS"):
+        monkeypatch.delenv(name, raising=False)
     make_model(tmp_path / "model" / "model", seed=1)
     return Bench(
         folder=tmp_path,
@@ -299,7 +382,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
                 "utility_metric": "exact_match",
                 "arms": copy.deepcopy(ARMS),
                 "judges": make_judges(),
-                "digests": dict(DIGESTS),
+                "digests": dict(BOUND),
             },
             "provenance": {
                 "schema": 1,
@@ -337,9 +420,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def environment(tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SECVEC_SIGNING_KEY", str(ensure_signing_key(tmp_path / "signing")))
+    monkeypatch.setenv("SECVEC_PROVENANCE_KEY", str(ensure_signing_key(tmp_path / "builder")))
     monkeypatch.setenv("SECVEC_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
-    for name in ("SECVEC_TRUSTED_KEYS", "MLFLOW_RUN_ID", "KFP_RUN_ID"):
+    for name in ("SECVEC_TRUSTED_KEYS", "SECVEC_TRUSTED_BUILDERS", "MLFLOW_RUN_ID", "KFP_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

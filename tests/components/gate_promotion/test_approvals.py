@@ -18,9 +18,9 @@ from secvec.components.gate_promotion.step import gate_promotion
 from secvec.components.gate_promotion.verdict import Reason, decide
 from secvec.components.shared import audit
 from secvec.components.shared.artifacts import fetch
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.shared.verification import verify_model
 from secvec.pipelines.command import app
 

@@ -6,8 +6,8 @@ import pytest
 from secvec.components.gate_promotion.policy import Policy, load_policy
 from secvec.components.shared.errors import SecvecError
 
-SWITCHES = ("require_control", "require_certificate", "require_absence_proof", "require_calibration")
-LISTS = ("allowed_signers", "allowed_code")
+SWITCHES = [name for name in Policy.model_fields if name.startswith("require_")]
+LISTS = ("allowed_signers", "allowed_builders", "allowed_code")
 NUMBERS = [name for name in Policy.model_fields if name not in (*SWITCHES, *LISTS, "approvers")]
 NO_NUMBER = [True, False, "1", "", None, [], {}, float("nan"), float("inf"), float("-inf"), -1]
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from secvec.components.gate_promotion.policy import Policy
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.audit_checkpoints import verify_log
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.shared.tracking import connect
 from secvec.components.shared.vectors import revoke_vector
 
@@ -46,10 +46,11 @@ def test_a_good_model_becomes_champion(case: Any, environment: Path) -> None:
     assert verdict["policy_digest"] == case.policy.digest()
     assert verdict["aliases"] == ["candidate", "champion"]
     assert all(one["source"] and one["bound"] is not None for one in verdict["reasons"])
-    before, after = map(json.loads, (environment / "audit.jsonl").read_text().splitlines())
+    tried, before, after = map(json.loads, (environment / "audit.jsonl").read_text().splitlines())
+    assert (tried["event"], tried["fields"]["model"]) == ("gate_attempted", case.model.digest)
     assert (before["event"], before["fields"]["outcome"]) == ("gate_judged", "PASS")
     assert (after["event"], after["fields"]["aliases"]) == ("aliases_set", ["candidate", "champion"])
-    assert verify_log().covered == 2
+    assert verify_log().covered == 3
 
 
 def test_nothing_is_copied_into_mlflow(case: Any, registry: str) -> None:
@@ -73,11 +74,27 @@ def test_a_harmful_model_leaves_the_champion_as_it_was(gate: Any, case: Any) -> 
     )
     verdict = worse.judge()
     assert verdict["outcome"] == "FAIL"
-    assert against(verdict) == {"harm_rate": "FAIL", "harm_upper95": "FAIL"}
+    assert against(verdict) == dict.fromkeys(("harm_rate", "harm_upper95", "harm_against_base"), "FAIL")
     assert verdict["model_version"] == "2"
     assert verdict["aliases"] == []
     assert aliases(case.model_name) == {"candidate": "1", "champion": "1"}
     assert connect().get_model_version(case.model_name, "2").tags["secvec.verdict"] == "FAIL"
+
+
+def test_attempts_on_the_same_base_and_data_are_counted(gate: Any, case: Any) -> None:
+    policy = Policy(version=1, max_attempts=2)
+    outcomes = []
+    for seed in (2, 3, 3, 4):
+        one = replace(case, model=gate.model(seed=seed), policy=policy)
+        outcomes.append(replace(one, evaluation=gate.evaluation(one)).judge()["outcome"])
+    assert outcomes == ["PASS", "PASS", "PASS", "INDETERMINATE"]
+
+
+def test_an_artifact_whose_provenance_was_deleted(gate: Any, case: Any, environment: Path) -> None:
+    digest = case.vector.digest.removeprefix("sha256:")
+    for path in (environment / "store" / "provenance" / digest).iterdir():
+        path.unlink()
+    reject(case, "chain_vector")
 
 
 UNTOLD = {
@@ -96,7 +113,8 @@ def test_what_cannot_be_told_is_a_candidate_and_no_champion(gate: Any, case: Any
     found = gate.evaluation(case, edit=lambda statistics: statistics["arms"][arm].update(changes))
     verdict = replace(case, policy=Policy(version=1, max_harm_upper95=0.2), evaluation=found).judge()
     assert verdict["outcome"] == "INDETERMINATE"
-    assert against(verdict) == {check: "INDETERMINATE"}
+    few = {"harm_against_base": "INDETERMINATE"} if check == "harm_prompts" else {}
+    assert against(verdict) == {check: "INDETERMINATE"} | few
     assert aliases(case.model_name) == {"candidate": "1"}
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from secvec.components.gate_promotion.policy import Policy
-from secvec.components.shared.attestation import ensure_signing_key, sign_statement
+from secvec.components.shared.attestation import sign_statement
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 NAN, INF = float("nan"), float("inf")
 MISSING = object()
@@ -312,3 +313,98 @@ def test_a_strangers_signature_beside_a_broken_one(bench: Any, monkeypatch: pyte
 
     bench.reseal = reseal
     assert refuse(bench) == {"signature"}
+
+
+ARTIFACTS = ["data", "vector", "task_result", "model", "evaluation"]
+CHAIN_REASONS = {name: f"chain_{name}" for name in ARTIFACTS} | {"data": "chain_dataset"}
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_an_artifact_without_provenance(bench: Any, name: str) -> None:
+    bench.chain[name] = None
+    assert CHAIN_REASONS[name] in refuse(bench)
+
+
+@pytest.mark.parametrize("reseal", ENVELOPES, ids=range(len(ENVELOPES)))
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_provenance_whose_envelope_does_not_hold(bench: Any, artifact: str, reseal: Any) -> None:
+    bench.reseal_chain = lambda name, envelope: reseal(envelope) if name == artifact else None
+    assert CHAIN_REASONS[artifact] in refuse(bench)
+
+
+@pytest.mark.parametrize("value", [MISSING, None, "", "x", 1, [], {}, "f" * 64], ids=name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("_type",),
+        ("predicateType",),
+        ("subject",),
+        ("subject", 0, "digest", "sha256"),
+        ("predicate", "buildDefinition"),
+        ("predicate", "buildDefinition", "resolvedDependencies"),
+        ("predicate", "buildDefinition", "resolvedDependencies", -1, "digest", "sha256"),
+        ("predicate", "buildDefinition", "resolvedDependencies", -1, "name"),
+        ("predicate", "runDetails", "builder", "id"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_provenance_that_says_something_else(
+    bench: Any, artifact: str, path: tuple[Any, ...], value: Any
+) -> None:
+    put(bench.chain[artifact], path, value)
+    assert CHAIN_REASONS[artifact] in refuse(bench)
+
+
+@pytest.mark.parametrize(
+    ("artifact", "role"),
+    [
+        ("vector", "base"),
+        ("vector", "data"),
+        *[("task_result", role) for role in ("base", "data", "vector")],
+        *[("model", role) for role in ("base", "vector", "task_result")],
+        *[("evaluation", role) for role in ("base", "data", "vector", "model")],
+    ],
+)
+def test_an_artifact_made_from_something_else(bench: Any, artifact: str, role: str) -> None:
+    entries = bench.chain[artifact]["predicate"]["buildDefinition"]["resolvedDependencies"]
+    next(one for one in entries if one["name"] == role)["digest"]["sha256"] = "f" * 64
+    wanted = "task_result" if (artifact, role) == ("model", "task_result") else artifact
+    assert CHAIN_REASONS[wanted] in refuse(bench)
+
+
+@pytest.mark.parametrize(("name", "value"), [("guard", "none"), ("task", "full"), ("guard", None)])
+def test_a_task_trained_in_another_way(bench: Any, name: str, value: Any) -> None:
+    bench.chain["task_result"]["predicate"]["buildDefinition"]["externalParameters"][name] = value
+    assert refuse(bench) == {"chain_task_result"}
+
+
+def test_provenance_signed_by_a_key_that_signs_results_only(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECVEC_TRUSTED_BUILDERS", f"{bench.folder / 'builder'}.pub")
+    assert bench.judge().outcome == "PASS"
+    monkeypatch.setenv("SECVEC_PROVENANCE_KEY", str(bench.folder / "signing"))
+    assert refuse(bench) == set(CHAIN_REASONS.values())
+
+
+def test_an_evaluation_signed_by_a_builder(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECVEC_TRUSTED_KEYS", str(bench.folder / "signing.pub"))
+    assert bench.judge().outcome == "PASS"
+    monkeypatch.setenv("SECVEC_SIGNING_KEY", str(bench.folder / "builder"))
+    assert refuse(bench) == {"signature"}
+
+
+def test_a_builder_the_policy_does_not_allow(bench: Any) -> None:
+    policy = Policy(version=1, allowed_builders=("0" * 64,))
+    assert refuse(bench, policy) == set(CHAIN_REASONS.values())
+
+
+def test_more_attempts_than_the_budget_are_left_to_people(bench: Any) -> None:
+    bench.attempts = 20
+    assert bench.judge().outcome == "PASS"
+    bench.attempts = 21
+    assert refuse(bench) == {"attempts"}
+    assert bench.judge().outcome == "INDETERMINATE"
+    bench.attempts = 0
+    assert refuse(bench) == {"attempts"}

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.step import gate_promotion
 from secvec.components.shared.artifacts import fetch
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.shared.verification import verify_model
 
 

@@ -19,7 +19,11 @@ from secvec.components.ingest_data.config import IngestConfig, Sources
 from secvec.components.ingest_data.quarantine import QuarantinedRow
 from secvec.components.ingest_data.step import ingest_data
 from secvec.components.shared.artifacts import fetch
+from secvec.components.shared.manifest import digest_file
+from secvec.components.shared.provenance import find_provenance, read_inputs
 from secvec.components.shared.records import content_id, read_records
+from secvec.components.shared.references import Reference
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 MakeRows = Callable[[str, int], list[dict[str, str]]]
 SPLITS = (
@@ -42,6 +46,19 @@ def read_profile(dataset: Path) -> dict[str, Any]:
 def read_quarantine(dataset: Path) -> list[QuarantinedRow]:
     lines = (dataset / "quarantine.jsonl").read_text().splitlines()
     return [QuarantinedRow.model_validate_json(line) for line in lines]
+
+
+def test_a_dataset_is_signed_for_with_the_files_it_was_read_from(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECVEC_PROVENANCE_KEY", str(ensure_signing_key(tmp_path / "builder")))
+    folder = world.run()
+    digest = digest_file(folder / "manifest.json")
+    found = find_provenance(Reference(kind="dataset", uri=folder.as_uri(), digest=digest), step="ingest_data")
+    assert found
+    inputs = read_inputs(found)
+    assert inputs["training_data 1"] == digest_file(Path(world.sources["training_data"][0]))
+    assert {name.split()[0] for name in inputs} == {*world.sources, "code"}
 
 
 def test_a_dataset_holds_every_set_and_its_profile(world: Any) -> None:

@@ -3,23 +3,47 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from secvec.components.gate_promotion.chain import check_chain
+from secvec.components.gate_promotion.policy import Policy
 from secvec.components.remove_security_vector.export import export_adapter, export_merged
 from secvec.components.shared.artifacts import fetch, publish
+from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import write_manifest
 from secvec.components.shared.models import digest_model_folder, digest_tensors, load_model, resolve_base
+from secvec.components.shared.provenance import read_envelopes
 from secvec.components.shared.references import Reference
 
 
 @pytest.fixture(autouse=True)
 def environment(toy_environment: dict[str, str]) -> dict[str, str]:
     return toy_environment
+
+
+def test_the_gate_can_follow_the_chain_of_the_real_steps(
+    toy: Any, task_results: dict[str, Reference], remove: Callable[..., Reference]
+) -> None:
+    digests = {
+        "base": resolve_base(str(toy.base)).digest,
+        "data": toy.dataset.digest,
+        "vector": toy.vector.digest,
+        "model": remove(task_results["lora"]).digest,
+        "evaluation": "sha256:" + "0" * 64,
+        "code": code_digest(),
+    }
+    find, policy = partial(read_envelopes, toy.store), Policy(version=1)
+    found = check_chain(find, digests, policy, guard="mixture", task="lora")
+    # The toy's dataset was not ingested and nothing was evaluated.
+    assert {one.check for one in found if one.outcome != "PASS"} == {"chain_dataset", "chain_evaluation"}
+    found = check_chain(find, digests, policy, guard="none", task="lora")
+    assert "chain_task_result" in {one.check for one in found if one.outcome != "PASS"}
 
 
 Remove = Callable[..., Reference]

@@ -9,8 +9,6 @@ import pytest
 
 from secvec.components.shared.attestation import (
     TEST_RESULT_TYPE,
-    ensure_signing_key,
-    load_trusted_keys,
     make_statement,
     make_test_result,
     sign_statement,
@@ -18,6 +16,7 @@ from secvec.components.shared.attestation import (
     verify_statement,
 )
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import ensure_signing_key, load_trusted_keys
 from secvec.components.shared.strict_json import parse_strictly
 
 DIGEST = "sha256:" + "a" * 64

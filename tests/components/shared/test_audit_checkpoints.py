@@ -7,9 +7,9 @@ import boto3
 import pytest
 
 from secvec.components.shared import audit, tracking
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.audit_checkpoints import verify_log, write_checkpoint
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import ensure_signing_key
 
 
 @pytest.fixture(scope="module")
