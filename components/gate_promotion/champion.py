@@ -14,7 +14,7 @@ def read_champion(ledger: Ledger) -> Champion | None:
     """Read what is champion, by the digests of its signed receipt; None if nothing is.
 
     Raises:
-        SecvecError: The ledger cannot be read. An evaluation that cannot be read is told in the result instead.
+        SecvecError: The ledger cannot be read. That an evaluation cannot be is told in the result instead.
     """
     latest = ledger.latest()
     grant = latest.aliases.get(CHAMPION)

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from kfp import dsl, kubernetes
 
-Grant = Literal["opens_vectors", "signs", "trusts"]
+Grant = Literal["opens_vectors", "signs", "attests", "trusts"]
 
 CUSTODY_FOLDER = "/var/run/secvec/custody"
 SIGNING_FOLDER = "/var/run/secvec/signing"
 _PUBLIC_KEY = "signing.pem.pub"
+_PROVENANCE_KEY = "provenance.pem"
 _SETTINGS = (
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -30,6 +31,7 @@ _SETTINGS = (
 _GRANTED_SETTINGS: dict[Grant, tuple[str, ...]] = {
     "opens_vectors": ("SECVEC_CUSTODY_KEY",),
     "signs": ("SECVEC_SIGNING_KEY", "SECVEC_TRUSTED_KEYS"),
+    "attests": (),
     "trusts": (),
 }
 
@@ -56,20 +58,20 @@ class Role:
 
 
 ROLES = {
-    "ingest-data": Role("ingest", hours=12),
+    "ingest-data": Role("ingest", hours=12, grants=("attests",)),
     "compare-champion": Role("gate", hours=1, grants=("trusts",)),
     "train-security-vector": Role(
-        "vector-trainer", hours=48, grants=("opens_vectors",), holds_model=True, computes=True
+        "vector-trainer", hours=48, grants=("opens_vectors", "attests"), holds_model=True, computes=True
     ),
     "fine-tune-guarded": Role(
-        "fine-tuner", hours=14 * 24, grants=("opens_vectors",), holds_model=True, computes=True
+        "fine-tuner", hours=14 * 24, grants=("opens_vectors", "attests"), holds_model=True, computes=True
     ),
-    "remove-security-vector": Role("remover", hours=24, holds_model=True),
+    "remove-security-vector": Role("remover", hours=24, grants=("attests",), holds_model=True),
     "evaluate-harm": Role(
-        "evaluator", hours=96, grants=("opens_vectors", "signs"), holds_model=True, computes=True
+        "evaluator", hours=96, grants=("opens_vectors", "signs", "attests"), holds_model=True, computes=True
     ),
     # What the gate decides, it decides once.
-    "gate-promotion": Role("gate", hours=2, retries=0, grants=("signs",)),
+    "gate-promotion": Role("gate", hours=2, retries=0, grants=("signs", "attests")),
     "record-outcome": Role("gate", hours=1, retries=0),
 }
 
@@ -124,6 +126,11 @@ class Placement:
             kubernetes.use_secret_as_volume(task, self.custody_secret, CUSTODY_FOLDER, optional=True)
         if "signs" in role.grants:
             kubernetes.use_secret_as_volume(task, self.signing_secret, SIGNING_FOLDER)
+        if "attests" in role.grants:
+            # One key of the secret: what signs evaluations and verdicts stays out of reach.
+            kubernetes.use_secret_as_env(
+                task, self.signing_secret, {_PROVENANCE_KEY: "SECVEC_PROVENANCE_KEY"}, optional=True
+            )
         if "trusts" in role.grants:
             # The public half alone, for a step that only verifies.
             kubernetes.use_secret_as_env(

@@ -100,7 +100,7 @@ def test_every_secret_has_a_source(objects: list[Thing], overlay: str, manifests
     else:
         given = {thing["metadata"]["name"]: set(thing["data"]) for thing in create_secrets(manifests)}
     assert wanted == set(given)
-    assert {"signing.pem", "signing.pem.pub"} == given["secvec-signing"]
+    assert {"signing.pem", "signing.pem.pub", "provenance.pem"} == given["secvec-signing"]
     assert given["mlflow-database"] == {"password"}
 
 
@@ -128,6 +128,8 @@ def test_the_script_makes_keys_that_secvec_takes(
     assert seal({"x": b"y"}, context={"base_digest": "b", "purpose": "p"})
     statement = {"_type": "https://in-toto.io/Statement/v1", "subject": [], "predicate": {}}
     assert verify_statement(sign_statement(statement)) == statement
+    monkeypatch.setenv("SECVEC_PROVENANCE_KEY", (tmp_path / "provenance.pem").read_text())
+    assert verify_statement(sign_statement(statement, purpose="provenance"), purpose="provenance")
 
 
 def create_secrets(manifests: Path) -> list[Thing]:

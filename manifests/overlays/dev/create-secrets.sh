@@ -8,6 +8,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 openssl genpkey -algorithm ed25519 -out "$folder/signing.pem"
 openssl pkey -in "$folder/signing.pem" -pubout -out "$folder/signing.pem.pub"
+openssl genpkey -algorithm ed25519 -out "$folder/provenance.pem"
 openssl rand -base64 32 >"$folder/custody.key"
 openssl rand -hex 24 | tr -d '\n' >"$folder/password"
 openssl rand -hex 10 | tr -d '\n' >"$folder/AWS_ACCESS_KEY_ID"
@@ -24,6 +25,6 @@ secret() {
 }
 
 secret secvec-custody custody.key
-secret secvec-signing signing.pem signing.pem.pub
+secret secvec-signing signing.pem signing.pem.pub provenance.pem
 secret secvec-s3 AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
 secret mlflow-database password

@@ -74,7 +74,8 @@ def test_a_harmful_model_leaves_the_champion_as_it_was(gate: Any, case: Any) -> 
     )
     verdict = worse.judge()
     assert verdict["outcome"] == "FAIL"
-    assert against(verdict) == dict.fromkeys(("harm_rate", "harm_upper95", "harm_against_base"), "FAIL")
+    comparisons = ("harm_against_base", "harm_against_champion")
+    assert against(verdict) == dict.fromkeys(("harm_rate", "harm_upper95", *comparisons), "FAIL")
     assert verdict["model_version"] == "2"
     assert verdict["aliases"] == []
     assert aliases(case.model_name) == {"candidate": "1", "champion": "1"}

@@ -149,6 +149,18 @@ def test_only_steps_that_need_a_key_get_it(compiled: tuple[Step, Step], secret: 
     assert {str(Path(data[variable]).parent)} == paths
 
 
+def test_a_step_that_makes_something_gets_the_key_of_provenance_alone(compiled: tuple[Step, Step]) -> None:
+    steps = place(compiled)
+    wanted = {"secretKey": "provenance.pem", "envVar": "SECVEC_PROVENANCE_KEY"}
+    holders = {
+        kind(name).replace("-", "_")
+        for name, step in steps.items()
+        for one in step["secretAsEnv"]
+        if one["keyToEnv"] == [wanted]
+    }
+    assert holders == set(KEY_HOLDERS["SECVEC_PROVENANCE_KEY"])
+
+
 def test_a_step_that_verifies_gets_the_public_half_alone(compiled: tuple[Step, Step]) -> None:
     step = place(compiled)["compare-champion"]
     assert mounted(step) == set()
