@@ -17,7 +17,7 @@ from secvec.components.gate_promotion.promotion import (
     set_aliases,
     tag_version,
 )
-from secvec.components.gate_promotion.turns import LEASE_SECONDS, ShutOut, Turn, take_turn
+from secvec.components.gate_promotion.turns import LEASE_SECONDS, Needless, ShutOut, Turn, take_turn
 from secvec.components.gate_promotion.verdict_artifact import publish_verdict
 from secvec.components.shared import audit
 from secvec.components.shared.errors import SecvecError
@@ -42,13 +42,11 @@ def carry_out(intent: Intent, ledger: Ledger, *, store: str, seconds: float = LE
         SecvecError: The ledger, the store or MLflow cannot be read or written; then it can be called again.
     """
     for _ in range(_ATTEMPTS):
-        receipt = ledger.done(intent.key)
-        # A receipt whose turn never ended may not be shown yet.
-        if receipt and ledger.is_released(receipt.number):
-            return _verdict_of(receipt)
         try:
-            with take_turn(ledger, seconds=seconds) as turn:
+            with take_turn(ledger, seconds=seconds, needless=lambda: _is_shown(intent, ledger)) as turn:
                 return _use_turn(turn, intent, store=store)
+        except Needless:
+            return _verdict_of(ledger.done(intent.key))
         except ShutOut:
             continue
     raise SecvecError(
@@ -137,9 +135,15 @@ def _make_receipt(turn: Turn, intent: Intent, registration: Registration, verdic
     return Receipt(number=turn.number, kind="promotion", grant=grant, aliases=aliases)
 
 
-def _verdict_of(receipt: Receipt) -> Reference:
-    if receipt.grant is None:
-        raise SecvecError(f"turn {receipt.number} granted nothing", accepted="the receipt of a promotion")
+def _is_shown(intent: Intent, ledger: Ledger) -> bool:
+    """Whether an intent was carried out in a turn that came to its end: before that, aliases may lag."""
+    receipt = ledger.done(intent.key)
+    return receipt is not None and ledger.is_released(receipt.number)
+
+
+def _verdict_of(receipt: Receipt | None) -> Reference:
+    if receipt is None or receipt.grant is None:
+        raise SecvecError("granted nothing", where="receipt", accepted="the receipt of a promotion")
     return receipt.grant.verdict
 
 

@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -23,6 +23,10 @@ PATIENCE_SECONDS = 1800.0
 
 class ShutOut(SecvecError):
     """Another promoter took over because this one had not moved for too long; nothing was changed."""
+
+
+class Needless(Exception):
+    """While this promoter waited, another has done what it wanted the turn for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,11 @@ class Turn:
 
 @contextmanager
 def take_turn(
-    ledger: Ledger, *, seconds: float = LEASE_SECONDS, patience: float = PATIENCE_SECONDS
+    ledger: Ledger,
+    *,
+    seconds: float = LEASE_SECONDS,
+    patience: float = PATIENCE_SECONDS,
+    needless: Callable[[], bool] = lambda: False,
 ) -> Iterator[Turn]:
     """Wait for the next turn; leaving ends it, and an exception before its receipt gives it up.
 
@@ -61,11 +69,13 @@ def take_turn(
         ledger: The ledger.
         seconds: How long a turn may stand still before the next in line takes over.
         patience: How long to wait in all.
+        needless: Whether the turn is not wanted any more; asked before it is taken.
 
     Raises:
+        Needless: It was not wanted any more.
         SecvecError: The wait was too long, or the ledger cannot be read or written.
     """
-    number = _wait(ledger, seconds=seconds, patience=patience)
+    number = _wait(ledger, seconds=seconds, patience=patience, needless=needless)
     try:
         before, interrupted = _repair(ledger, number)
         yield Turn(ledger=ledger, number=number, before=before, interrupted=interrupted)
@@ -77,11 +87,13 @@ def take_turn(
     ledger.release(number)
 
 
-def _wait(ledger: Ledger, *, seconds: float, patience: float) -> int:
+def _wait(ledger: Ledger, *, seconds: float, patience: float, needless: Callable[[], bool]) -> int:
     holder = f"{socket.gethostname()}/{os.getpid()}"
     start = since = time.monotonic()
     number = seen = 0
     while True:
+        if needless():
+            raise Needless
         number = ledger.count(number)
         if number != seen:
             seen, since = number, time.monotonic()

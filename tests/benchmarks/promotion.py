@@ -35,7 +35,7 @@ from secvec.components.shared.artifacts import publish
 from secvec.components.shared.references import Reference
 from secvec.components.shared.signing_keys import ensure_signing_key
 
-LEASE = 0.5
+LEASE = 2.0
 CANDIDATES = 4
 DIGEST = "sha256:" + "d" * 64
 STEPS = [

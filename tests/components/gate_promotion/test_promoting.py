@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from secvec.components.gate_promotion.ledger import Ledger, Receipt
 from secvec.components.gate_promotion.promotion import ensure_registered, read_aliases
 from secvec.components.gate_promotion.reconciliation import Reconciled, reconcile
 from secvec.components.shared import audit
+from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.storage import write_bytes
 from secvec.components.shared.tracking import connect
@@ -258,3 +260,36 @@ def test_racing_promoters_that_are_killed_come_to_one_winner(shop: Shop) -> None
     counts = shop.race.run_round(shop.name, candidates, store=shop.store, promoters=8, draw=draw)
     assert counts["won"] == 1
     assert counts["killed"]
+
+
+def test_turns_on_s3_are_taken_one_at_a_time(
+    race: ModuleType, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECVEC_SIGNING_KEY", str(ensure_signing_key(tmp_path / "signing")))
+    monkeypatch.delenv("SECVEC_TRUSTED_KEYS", raising=False)
+    ledger = Ledger(s3_bucket, name="on s3", registered=1)
+    inside: list[int] = []
+
+    def work(_: int) -> int:
+        with turns.take_turn(ledger, seconds=30) as turn:
+            inside.append(turn.number)
+            alone = len(inside) == 1
+            turn.fill(Receipt(number=turn.number, kind="reconciliation"))
+            inside.remove(turn.number)
+        return turn.number if alone else 0
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(work, range(8))) == list(range(1, 9))
+    assert ledger.latest().number == ledger.count() == 8
+
+
+def test_whoever_waits_for_what_another_has_done_takes_no_turn(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intent = shop.intent(1)
+    with ThreadPoolExecutor(1) as pool, turns.take_turn(shop.ledger) as turn:
+        waiting = pool.submit(promoting.carry_out, intent, shop.ledger, store=shop.store)
+        verdict = promoting._use_turn(turn, intent, store=shop.store)
+        shop.ledger.release(turn.number)
+        assert waiting.result() == verdict
+    assert shop.ledger.count() == 1
