@@ -11,6 +11,8 @@ from secvec.components.evaluate_harm.step import evaluate_harm
 from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.attestation import verify_statement
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.manifest import digest_file
+from secvec.components.shared.provenance import find_provenance, read_inputs
 from secvec.components.shared.references import Reference
 
 CONFIG = EvaluationConfig(max_new_tokens=16, batch_size=4)
@@ -74,6 +76,16 @@ def test_signs_what_it_found(evaluation: Path, statistics: dict[str, Any], world
     text = json.dumps(manifest)
     for name, digest in statement["predicate"]["files"].items():
         assert digest.removeprefix("sha256:") in text, name
+
+
+@pytest.mark.usefixtures("with_keys")
+def test_signs_what_it_was_measured_on(evaluation: Path, statistics: dict[str, Any], world: Any) -> None:
+    reference = Reference(
+        kind="evaluation", uri=evaluation.as_uri(), digest=digest_file(evaluation / "manifest.json")
+    )
+    found = find_provenance(reference, step="evaluate_harm")
+    assert found
+    assert read_inputs(found) == {**statistics["digests"], "control": world.control.digest}
 
 
 @pytest.mark.usefixtures("with_keys")
