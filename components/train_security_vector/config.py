@@ -22,8 +22,8 @@ class VectorConfig(Settings):
     patience: int = Field(
         2,
         ge=1,
-        description="passes in a row that take less than a twentieth off the loss on held-out rows, after "
-        "which training ends, 1 or more",
+        description="passes in a row without a gain on held-out rows (a twentieth of the loss, or a "
+        "hundredth of its fall so far), after which training ends, 1 or more",
     )
     batch_size: int = Field(16, ge=1, description="seeds (and as many anchors) per step, 1 or more")
     kl_weight: float = Field(

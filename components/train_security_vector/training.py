@@ -202,9 +202,11 @@ class _StopWhenFit(TrainerCallback):
         loss = self._heldout_loss(model)
         if math.isfinite(loss) and loss < min(self.losses, default=math.inf):
             self.best = {name: tensor.clone() for name, tensor in adapter_tensors(model, VECTOR).items()}
-        # What a vector leaves unexplained is what `always` still learns from a harmful row: a pass counts
-        # while it takes a twentieth off what is left, however little that is beside the first passes' gain.
-        gained = loss <= 0.95 * min(self.losses, default=self.untrained)
+        # A pass counts when it takes a twentieth off what is left: a vector's last tenths of a nat are what
+        # `always` still learns from a harmful row. On a plateau, a hundredth of all gained counts too.
+        lowest = min(self.losses, default=self.untrained)
+        needed = min(0.05 * lowest, 0.01 * (self.untrained - min(lowest, loss)))
+        gained = loss < lowest and lowest - loss >= needed
         self.idle = 0 if gained else self.idle + 1
         self.losses.append(loss)
         is_inert = self.drift <= self.config.max_anchor_kl
