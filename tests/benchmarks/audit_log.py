@@ -47,20 +47,22 @@ def measure(events: int, folder: Path) -> dict[str, Any]:
     return {
         "events": found.state.size,
         "covered": found.covered,
-        "appends_per_second": {name: round(rate) for name, rate in rates.items()},
+        "appends_per_second": {name: round(wall) for name, (wall, _) in rates.items()},
+        "appends_per_cpu_second": {name: round(cpu) for name, (_, cpu) in rates.items()},
         "verify_seconds": round(seconds, 2),
         "verify_cpu_seconds": round(_cpu() - cpu, 2),
-        "passed": rates[f"append_all, waiting for each {BATCH}"] >= WANTED_RATE
+        "passed": rates[f"append_all, waiting for each {BATCH}"][0] >= WANTED_RATE
         and seconds / found.state.size * 1e6 <= WANTED_SECONDS,
     }
 
 
-def _rate(append: Callable[[], object], events: int, each: int) -> float:
+def _rate(append: Callable[[], object], events: int, each: int) -> tuple[float, float]:
+    """Appends per second by the clock, and per second of this process's CPU time."""
     calls = max(1, events // each)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), _cpu()
     for _ in range(calls):
         append()
-    return calls * each / (time.perf_counter() - started)
+    return calls * each / (time.perf_counter() - started), calls * each / (_cpu() - cpu)
 
 
 def _cpu() -> float:
