@@ -19,8 +19,8 @@ from secvec.components.gate_promotion.ledger import Ledger, Receipt
 from secvec.components.gate_promotion.promotion import ensure_registered, read_aliases
 from secvec.components.gate_promotion.reconciliation import Reconciled, reconcile
 from secvec.components.shared import audit
-from secvec.components.shared.attestation import ensure_signing_key
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.signing_keys import ensure_signing_key
 from secvec.components.shared.storage import write_bytes
 from secvec.components.shared.tracking import connect
 
