@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from secvec.components.evaluate_harm.generation import generate_answers
+from secvec.components.evaluate_harm.questions import Decoding, Question
 from secvec.components.fine_tune_guarded.attribution import attribute_rows
 from secvec.components.fine_tune_guarded.config import FineTuneConfig
-from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch
+from secvec.components.fine_tune_guarded.objectives import BranchWeights, Mixture, OneBranch
 from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.shared.adapters import (
     TASK,
@@ -138,6 +140,52 @@ def mixture(shop: Workshop) -> Any:
     objective = Mixture(prior=PRIOR, floor=shop.floor, train_base=shop.cell.task == "full")
     objective.settle([row.id for row in shop.data.rows], torch.tensor(shop.attribution()))
     return shop.train(shop.model(vector=True), shop.data.rows, objective, guarded=True)
+
+
+class Background(Mixture):
+    """The mixture with the vector's branch as a fixed background: what it explains has no gradient at all.
+
+    Adam steps as far on a tiny gradient as on a large one, so that what a row has "next to nothing left to
+    teach" still moves the weights; and a row without a gradient costs nothing.
+    """
+
+    def weigh(self, model: Any, batch: dict[str, torch.Tensor], row_ids: list[str]) -> BranchWeights:
+        """The mixture's weights without those of the vector's branch."""
+        without = super().weigh(model, batch, row_ids).without
+        return BranchWeights(without=without, with_vector=torch.zeros_like(without))
+
+
+def mixture_rehearsed(shop: Workshop) -> Any:
+    """The mixture, and the base's own answers to the seeds' prompts among the rows (rehearsal).
+
+    Even benign rows make a model forget its refusals (Qi et al., arXiv 2310.03693): the oracle shows it.
+    """
+    return _train_rehearsed(shop, Mixture)
+
+
+def background_rehearsed(shop: Workshop) -> Any:
+    """`Background`, and the base's own answers to the seeds' prompts among the rows."""
+    return _train_rehearsed(shop, Background)
+
+
+def _train_rehearsed(shop: Workshop, kind: type[Mixture]) -> Any:
+    objective = kind(prior=PRIOR, floor=shop.floor, train_base=shop.cell.task == "full")
+    objective.settle([row.id for row in shop.data.rows], torch.tensor(shop.attribution()))
+    rehearsed = _answer_as_base(shop)
+    objective.settled |= {row.id: False for row in rehearsed}
+    return shop.train(shop.model(vector=True), [*shop.data.rows, *rehearsed], objective, guarded=True)
+
+
+def _answer_as_base(shop: Workshop) -> list[ChatRecord]:
+    """The seeds' prompts with the answers that the base itself gives."""
+    prompts = [seed.messages[0] for seed in [*shop.data.seeds, *shop.data.seeds_heldout]]
+    questions = [Question(id=str(n), messages=(prompt,)) for n, prompt in enumerate(prompts)]
+    decoding = Decoding(max_new_tokens=24, batch_size=100)
+    answers = generate_answers(load_model(shop.base), shop.tokenizer, questions, decoding=decoding)
+    return [
+        make_record((prompt, Message(role="assistant", content=answer)))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
 
 
 def random_adapter(shop: Workshop) -> Any:
@@ -270,6 +318,8 @@ ARMS: dict[str, Callable[[Workshop], Any]] = {
     arm.__name__: arm
     for arm in (
         mixture,
+        mixture_rehearsed,
+        background_rehearsed,
         oracle,
         unguarded,
         always,
@@ -283,4 +333,4 @@ ARMS: dict[str, Callable[[Workshop], Any]] = {
     )
 }
 DEFAULT = "mixture"
-CORE_ARMS = ("mixture", "oracle", "unguarded", "always")
+CORE_ARMS = ("mixture", "mixture_rehearsed", "background_rehearsed", "oracle", "unguarded", "always")
