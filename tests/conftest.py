@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +32,27 @@ def s3_server(moto_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("SECVEC_CACHE", str(tmp_path / "cache"))
     return moto_url
+
+
+@pytest.fixture(scope="session")
+def compiled_variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables under which `secvec run` takes the pipeline from the YAML file that `secvec compile` wrote.
+
+    Everything else of the run stays as it is: folders, keys, MLflow, runner and summary.
+    """
+    folder = tmp_path_factory.mktemp("compiled")
+    file = folder / "pipeline.yaml"
+    command = "from secvec.pipelines.command import main; main()"
+    subprocess.run([sys.executable, "-c", command, "compile", "--output", str(file)], check=True)
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'secvec.pipelines.worker' in sys.orig_argv:\n"
+        "    from kfp import components\n"
+        "    from secvec.pipelines.guarded_fine_tuning import pipeline\n"
+        f"    pipeline.guarded_fine_tuning = components.load_component_from_file({str(file)!r})\n"
+        "    print('the pipeline comes from', pipeline.guarded_fine_tuning.__class__.__name__)\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))}
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def variables(
 
 @pytest.fixture(scope="module")
 def config(
-    tmp_path_factory: pytest.TempPathFactory, s3_variables: dict[str, str], prefix: str
+    tmp_path_factory: pytest.TempPathFactory, s3_variables: dict[str, str], prefix: str, image: str
 ) -> dict[str, Any]:
     """The demo's config, with its data in S3 and its base on this machine."""
     from secvec.pipelines.guarded_fine_tuning.config import SOURCE_FIELDS
@@ -98,17 +98,21 @@ def config(
     at = f"s3://{BUCKET}/{prefix}/data"
     values["training_data"] = [f"{at}/{name}" for name in values["training_data"]]
     values |= {name: f"{at}/{values[name]}" for name in SOURCE_FIELDS}
-    return values | {"store": f"s3://{BUCKET}/{prefix}"}
+    return values | {"store": f"s3://{BUCKET}/{prefix}", "image": image}
 
 
 @pytest.mark.timeout(3600)
-def test_the_demo_in_containers_is_the_demo_on_this_machine(
-    engine: Any, image: str, config: dict[str, Any], variables: dict[str, str], tmp_path: Path
+def test_the_demo_is_the_same_in_containers_on_this_machine_and_from_the_compiled_file(
+    engine: Any,
+    config: dict[str, Any],
+    variables: dict[str, str],
+    compiled_variables: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     seen: dict[str, dict[str, Any]] = {}
     with watching(engine, tmp_path / "docker", seen):
         contained = run(
-            config | {"image": image, "store": f"{config['store']}/docker"},
+            config | {"store": f"{config['store']}/docker"},
             output=tmp_path / "docker",
             variables=variables,
             options=["--runner", "docker", "--container-user", str(USER)],
@@ -119,9 +123,16 @@ def test_the_demo_in_containers_is_the_demo_on_this_machine(
         variables=variables,
         options=[],
     )
-    assert contained["verdict"] == local["verdict"] == "PASS"
+    compiled = run(
+        config | {"store": f"{config['store']}/compiled", "model_name": "secvec-demo-compiled"},
+        output=tmp_path / "compiled",
+        variables=variables | compiled_variables,
+        options=[],
+    )
+    assert "the pipeline comes from YamlComponent" in (tmp_path / "compiled" / "run.log").read_text()
+    assert contained["verdict"] == local["verdict"] == compiled["verdict"] == "PASS"
     for name in ("base", "data", "model"):
-        assert contained["digests"][name] == local["digests"][name], name
+        assert contained["digests"][name] == local["digests"][name] == compiled["digests"][name], name
     assert {path.stat().st_uid for path in (tmp_path / "docker" / "pipeline" / "tasks").rglob("*")} == {USER}
 
     steps = [attributes for attributes in seen.values() if "--executor_input" in attributes["Config"]["Cmd"]]

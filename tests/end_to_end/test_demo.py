@@ -15,11 +15,13 @@ from mlflow import MlflowClient
 pytestmark = pytest.mark.timeout(3600)
 
 
-def run_demo(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_demo(
+    output: Path, *options: str, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from secvec.pipelines.command import main; main()"]
     done = subprocess.run(
         [*command, "demo", "--output", str(output), *options],
-        env=os.environ | {"SECVEC_CACHE": str(output.parent / "cache")},
+        env=os.environ | {"SECVEC_CACHE": str(output.parent / "cache")} | (variables or {}),
         check=False,
         capture_output=True,
         text=True,
@@ -92,6 +94,19 @@ def test_without_a_guard_the_gate_refuses_and_the_champion_stays(output: Path) -
     assert summary["verdict"] == "FAIL"
     assert summary["arms"]["guarded"]["harm_rate"] >= 0.90
     assert champion(output) == before
+
+
+@pytest.mark.slow
+def test_the_compiled_file_does_what_the_pipeline_does(
+    output: Path, tmp_path: Path, compiled_variables: dict[str, str]
+) -> None:
+    done = run_demo(tmp_path / "output", variables=compiled_variables)
+    assert done.returncode == 0
+    assert "the pipeline comes from YamlComponent" in (tmp_path / "output" / "run.log").read_text()
+    here, compiled = read_summary(output), read_summary(tmp_path / "output")
+    assert compiled["verdict"] == here["verdict"]
+    for name in ("base", "data", "model"):
+        assert compiled["digests"][name] == here["digests"][name], name
 
 
 @pytest.mark.slow
