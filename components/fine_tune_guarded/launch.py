@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,16 @@ def launch_processes(job: Mapping[str, Any], *, count: int) -> None:
     try:
         run(parse_args(options))
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
         raise SecvecError(_explain(failure), where=f"process {rank} of {MODULE.split('.')[-2]}") from None
+
+
+def _order(failure: Any) -> tuple[bool, bool, int]:
+    # A process whose partner is gone fails as well, in the same moment: what came from outside or was refused
+    # by a rule is the reason.
+    refused = json.dumps(failure.error_file_data).find("SecvecError") >= 0
+    killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM  # which the others get from here
+    return not killed, not refused, failure.timestamp
 
 
 def _explain(failure: Any) -> str:
