@@ -91,7 +91,7 @@ def test_a_log_that_is_not_whole_is_an_alert(log: Path) -> None:
 
 
 S3_LINE = (
-    "owner bucket [24/Nov/2026:03:10:00 +0000] 10.0.0.1 {who} 3E57 REST.GET.OBJECT v/x/vector.sealed "
+    "owner bucket [01/Jan/2026:03:10:00 +0000] 10.0.0.1 {who} 3E57 REST.GET.OBJECT v/x/vector.sealed "
     '"GET /bucket/v HTTP/1.1" 200 - 1 1 1 1 "-" "-" -\n'
 )
 
