@@ -1,4 +1,4 @@
-"""A Trainer that runs the two branches of a guarded step, in one process or several."""
+"""A Trainer whose loss is an objective's, in one process or several."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from secvec.components.fine_tune_guarded.checkpoints import (
 from secvec.components.fine_tune_guarded.objectives import Objective
 from secvec.components.fine_tune_guarded.processes import (
     add_up,
-    anywhere,
     count_processes,
     is_first,
     is_sharded,
     wait_for_all,
 )
-from secvec.components.shared.adapters import activate, check_vector_frozen
+from secvec.components.shared.adapters import check_vector_frozen
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.likelihood import answer_log_probs
 from secvec.components.shared.manifest import write_manifest
 from secvec.components.shared.progress import Progress
 
@@ -81,20 +79,19 @@ class Watch(TrainerCallback):
 
 
 class GuardedTrainer(Trainer):
-    """A Trainer whose step runs the branches that an objective weighs; its checkpoints hold the task only."""
+    """A Trainer whose step minimises what an objective gives; its checkpoints hold the task only."""
 
     objective: Objective
-    train_base: bool
     watch: Watch
 
-    def guard_with(self, objective: Objective, *, train_base: bool, watch: Watch) -> None:
+    def guard_with(self, objective: Objective, *, watch: Watch) -> None:
         """Set the objective."""
-        self.objective, self.train_base, self.watch = objective, train_base, watch
+        self.objective, self.watch = objective, watch
         self.model_accepts_loss_kwargs = (
             True  # makes the Trainer count answer tokens over accumulated batches and processes
         )
         # The Trainer then leaves the model as it is, averages gradients of what is not sharded, and wraps it
-        # in nothing: the two branches of a step switch adapters and are two backward passes. It is set here
+        # in nothing, because a step may be without a backward pass. It is set here
         # because its constructor would refuse checkpoints of a sharded model; those are written below.
         self.is_distributed_loading_by_transformers = count_processes() > 1
 
@@ -109,32 +106,24 @@ class GuardedTrainer(Trainer):
         return prepare_data_loader(loader, num_processes=1, process_index=0, use_seedable_sampler=True)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Backward passes of one batch; see `objectives` for the formula.
+        """The backward pass of one batch; see `objectives` for the formula.
 
         The loss of a batch is the rows' loss summed and divided by the answer tokens of the whole optimizer
-        step, so that ``none`` is exactly the usual mean cross-entropy. All processes run the same branches: a
-        gradient is averaged over them as soon as it is there.
+        step, so that ``none`` is exactly the usual mean cross-entropy. All processes run a pass or none does:
+        a gradient is averaged over them as soon as it is there.
         """
         model.train()
         row_ids = inputs.pop("row_ids")
         batch = self._prepare_inputs(inputs)
-        tokens = float(num_items_in_batch)
-        weights = self.objective.weigh(model, batch, row_ids)
-        total = torch.zeros((), device=batch["labels"].device)
-        for vector, weight in ((False, weights.without), (True, weights.with_vector)):
-            chosen = weight.nonzero().flatten()
-            if not anywhere(len(chosen) > 0, device=weight.device):
-                continue
-            if not len(chosen):
-                chosen = torch.zeros(1, dtype=torch.long, device=weight.device)  # a row, at weight zero
-            activate(model, task=True, vector=vector, train_base=self.train_base)
-            part = {name: tensor[chosen] for name, tensor in batch.items()}
-            loss = -(weight[chosen] * answer_log_probs(model, part)).sum() / tokens
+        found = self.objective.compute(model, batch, row_ids)
+        if found.loss is None:
+            loss = torch.zeros((), device=found.explained.device)
+        else:
+            loss = found.loss / float(num_items_in_batch)
             self._refuse_non_finite(float(loss.detach()), row_ids)
             self.accelerator.backward(loss * count_processes())  # the average's divisor
-            total += loss.detach()
-        self._note(float(total), weights.with_vector, row_ids)
-        return total
+        self._note(float(loss.detach()), found.explained, row_ids)
+        return loss.detach()
 
     def _note(self, loss: float, explained: torch.Tensor, row_ids: list[str]) -> None:
         rows = len([row_id for row_id in row_ids if row_id])

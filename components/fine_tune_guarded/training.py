@@ -33,7 +33,7 @@ class TrainingRecord:
     Attributes:
         steps: Optimizer steps done.
         losses: Mean loss per answer token of each step, nats.
-        explained: Mean weight of the vector's branch in each step, 0 to 1.
+        explained: How much of its rows the vector explained in each step, 0 to 1.
         step_seconds: Median wall time of a step.
     """
 
@@ -48,7 +48,6 @@ def train_task(
     rows: list[EncodedRecord],
     *,
     objective: Objective,
-    guarded: bool,
     task: Task,
     config: FineTuneConfig,
     seed: int,
@@ -59,10 +58,9 @@ def train_task(
     """Train the task on every row under a guard; resumes from the newest complete checkpoint in ``work``.
 
     Args:
-        model: PEFT model with the task adapter (``lora``) and, if ``guarded``, the vector.
+        model: PEFT model with the task adapter (``lora``) and, under a guard, the vector.
         rows: Encoded training rows.
         objective: What each row is to teach, see `objectives`.
-        guarded: Whether the model holds a vector.
         task: What learns: the adapter, or the base's own weights.
         config: Epochs, learning rate, batch.
         seed: Seed of the order of rows.
@@ -73,8 +71,7 @@ def train_task(
     Raises:
         SecvecError: A loss is not finite, the run stopped early, or weights are not finite (rule 5).
     """
-    train_base = task == "full"
-    activate(model, task=True, vector=guarded, train_base=train_base)
+    activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
     watch = Watch()
     trainer = GuardedTrainer(
         model=model,
@@ -84,7 +81,7 @@ def train_task(
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.guard_with(objective, train_base=train_base, watch=watch)
+    trainer.guard_with(objective, watch=watch)
     newest = newest_for_all(work)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     _check_success(model, reached=trainer.state.global_step, wanted=trainer.state.max_steps)
