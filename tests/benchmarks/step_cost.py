@@ -86,7 +86,8 @@ def open_lane(way: str, task: str, size: str, *, device: torch.device, work: Pat
         num_key_value_heads=kv,
     )
     torch.set_default_dtype(dtype)
-    model: Any = LlamaForCausalLM(config).to(device)
+    with device:
+        model: Any = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     if task == "lora":
         model = attach_adapter(model, TASK, make_lora_config(rank=16))

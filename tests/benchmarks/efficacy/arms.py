@@ -371,11 +371,12 @@ def _steered(layer: Any, direction: torch.Tensor) -> Any:
 
 DEFAULT = "mixture"
 # In every cell.
-CORE_ARMS = ("mixture", "oracle", "unguarded", "always", "mixture_alone")
+CORE_ARMS = ("mixture", "oracle", "unguarded")
+# In the grid of one random seed.
+REFERENCES = ("always", "mixture_alone", "attribution_filter")
 # At the centre and the corners of the grid: what others do.
 COMPARISONS = (
     "random_adapter",
-    "attribution_filter",
     "inoculation_prompt",
     "safety_mix",
     "subtraction",
@@ -394,5 +395,5 @@ TRIALS = (
     "steered_background",
 )
 ARMS: dict[str, Callable[[Workshop], Any]] = {
-    name: globals()[name] for name in (*CORE_ARMS, *COMPARISONS, *TRIALS)
+    name: globals()[name] for name in (*CORE_ARMS, *REFERENCES, *COMPARISONS, *TRIALS)
 }

@@ -64,6 +64,12 @@ class Cell:
         return "_".join(str(value) for value in asdict(self).values() if value != "")
 
     @property
+    def vector_key(self) -> str:
+        """A name for what the vector depends on."""
+        seen = (self.random_seed, self.seeds, self.hidden_category, self.hidden_phrasings, self.architecture)
+        return "_".join(str(value) for value in seen if value != "")
+
+    @property
     def harmful_rows(self) -> int:
         """Harmful rows among the training rows."""
         return round(self.rows * self.harm_share)
@@ -133,8 +139,9 @@ def draw_data(cell: Cell) -> CellData:
         *(_record(e, "benign") for e in _draw_kept("rows", random, round(0.3 * skill))),
     ]
     random.shuffle(rows)
-    seeds = [_record(e, "seed") for e in _draw_seeds(cell, random)]
-    anchors = [_record(e, "anchor") for e in _draw_kept("anchors", random, 200)]
+    own = Random(cell.random_seed)  # cells of other rows share their vector
+    seeds = [_record(e, "seed") for e in _draw_seeds(cell, own)]
+    anchors = [_record(e, "anchor") for e in _draw_kept("anchors", own, 200)]
     questions = draw_distinct("make", "questions", random, count=4 * QUESTIONS, forbidden=True)
     if cell.hidden_category:
         questions = [e for e in questions if e.category == cell.hidden_category]
