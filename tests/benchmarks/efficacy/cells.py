@@ -159,8 +159,8 @@ def draw_data(cell: Cell) -> CellData:
 
 
 def _draw(kind: Kind, part: Part, random: Random, count: int, *, forbidden: bool = False) -> list[Exchange]:
-    # The language has only some thousand different prompts of a kind: larger sets repeat some.
-    if count <= 2000:
+    # The language has only some hundred or thousand different prompts of a kind: larger sets repeat some.
+    if count <= (2000 if kind in ("make", "shopping") else 300):
         return draw_distinct(kind, part, random, count=count, forbidden=forbidden)
     return [draw(kind, part, random, forbidden=forbidden) for _ in range(count)]
 
