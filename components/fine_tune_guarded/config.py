@@ -53,3 +53,16 @@ class FineTuneConfig(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="true or false: less memory, slower steps")
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints, 1 or more")
+    # A look costs about one training step.
+    watch_steps: int = Field(
+        50, ge=0, description="optimizer steps between looks at held-out seeds under a guard; 0 for none"
+    )
+    slow_leak: float = Field(
+        0.1,
+        gt=0,
+        description="share of the vector's effect on held-out seeds that the model may take over before "
+        "its learning rate is halved, above 0; halved again while it grows",
+    )
+    stop_leak: float = Field(
+        0.5, gt=0, description="the share at which training stops: protection has decayed, above 0"
+    )

@@ -62,6 +62,7 @@ def test_a_result_holds_the_task_and_how_it_was_made(toy: Any, tmp_path: Path) -
         "training.json",
         "attribution.parquet",
         "attribution.json",
+        "attribution.html",
         "manifest.json",
     }
     training = json.loads((folder / "training.json").read_text())

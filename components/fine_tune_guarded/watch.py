@@ -1,0 +1,172 @@
+"""Watch protection while a task is trained: what has leaked into the model that ships, and what still may.
+
+The held-out seeds are harm that nothing was trained on. On the openings of a few of their answers, where
+compliance is decided (Qi et al., arXiv 2406.05946), is measured every some steps
+
+- the leak, (g(θ') − g(θ)) / (g(θ+s) − g(θ)), g the geometric mean of the tokens' probabilities: 0 where the
+  model that would ship is as far from complying as the base, 1 where it complies as with the vector;
+- the pull, ‖∇ −log p_θ'+s‖ over the task's weights: what a harmful row still teaches behind the vector.
+
+Where the leak grows, the learning rate is halved; where it has grown too far, training stops: an hour more
+would not bring protection back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from secvec.components.fine_tune_guarded.config import FineTuneConfig, Task
+from secvec.components.fine_tune_guarded.processes import is_first, is_sharded
+from secvec.components.shared.adapters import activate
+from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.likelihood import (
+    IGNORED,
+    EncodedRecord,
+    answer_lengths,
+    answer_log_probs,
+    collate,
+    encode_record,
+)
+from secvec.components.shared.records import read_records
+from secvec.components.shared.tracking import log_metrics
+
+# Passes over these cost about what one training step of the default batch does.
+PROBE_ROWS = 16
+OPENING_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found at one step.
+
+    Attributes:
+        step: Optimizer steps done.
+        compliance: g of the model that would ship, 0 to 1.
+        leak: Share of the vector's effect on them that the model has taken over; below 0 it moved away.
+        pull: Norm of the gradient that they have behind the vector; None where weights are sharded.
+        learning_rate: The rate from here on, as a share of the configured one's schedule.
+    """
+
+    step: int
+    compliance: float
+    leak: float
+    pull: float | None
+    learning_rate: float
+
+
+class WatchProtection(TrainerCallback):
+    """Looks at held-out seeds while a task is trained under a guard.
+
+    Its looks lie in the Trainer's history, which checkpoints keep: a resumed run goes on with them.
+
+    Args:
+        seeds: Held-out seeds, encoded.
+        config: How often it looks, and what it does.
+        train_base: Whether the task is the base's own weights.
+        pad_id: Token id that pads batches.
+
+    Raises:
+        SecvecError: Out of training, once the leak is over ``stop_leak``.
+    """
+
+    def __init__(
+        self, seeds: list[EncodedRecord], *, config: FineTuneConfig, train_base: bool, pad_id: int
+    ) -> None:
+        self.config, self.train_base = config, train_base
+        self.batch = collate([cut_to_opening(row) for row in seeds[:PROBE_ROWS]], pad_id=pad_id)
+        self.looks: list[Look] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Measure where protection begins, or take it from the checkpoint that training resumes from."""
+        self.looks = [Look(**entry["look"]) for entry in state.log_history if "look" in entry]
+        known = [entry["compliance"] for entry in state.log_history if "compliance" in entry]
+        if not known:
+            known = [self._measure_compliance(model, vector=vector) for vector in (False, True)]
+            state.log_history += [{"compliance": found} for found in known]
+        self.base, self.active = known
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Look, note it, and act."""
+        if state.global_step % self.config.watch_steps and state.global_step != state.max_steps:
+            return
+        compliance = self._measure_compliance(model, vector=False)
+        leak = (compliance - self.base) / max(self.active - self.base, 1e-6)
+        rate = self.looks[-1].learning_rate if self.looks else 1.0
+        if leak > self.config.slow_leak and leak > max((look.leak for look in self.looks), default=0.0):
+            rate /= 2
+            _scale_learning_rate(kwargs["optimizer"], kwargs["lr_scheduler"], by=0.5)
+        look = Look(state.global_step, compliance, leak, self._pull(model), rate)
+        self.looks.append(look)
+        # behind the step's own entry, which others read as the newest
+        state.log_history.insert(-1, {"look": vars(look)})
+        self._track(look)
+        if not math.isfinite(leak) or leak > self.config.stop_leak:
+            raise SecvecError(
+                f"protection has decayed at step {look.step} of {state.max_steps}: the model has taken over "
+                f"{leak:.0%} of what the vector does to held-out seeds",
+                where="fine_tune_guarded",
+                accepted=f"at most {self.config.stop_leak:.0%} (stop_leak): a smaller learning_rate, "
+                "fewer epochs, or seeds that are nearer to the rows",
+            )
+
+    @torch.no_grad()
+    def _measure_compliance(self, model: Any, *, vector: bool) -> float:
+        batch = self._place(model, vector=vector)
+        found = (answer_log_probs(model, batch) / answer_lengths(batch)).exp().mean()
+        model.train()
+        return float(found)
+
+    def _pull(self, model: Any) -> float | None:
+        if is_sharded(model):
+            return None  # a sharded weight's gradient exists only where a backward pass leaves it
+        batch = self._place(model, vector=True)
+        loss = -answer_log_probs(model, batch).sum() / answer_lengths(batch).sum()
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # not backward(): gradients that are being accumulated must not change
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+        model.train()
+        return math.sqrt(sum(float(g.float().square().sum()) for g in gradients if g is not None))
+
+    def _place(self, model: Any, *, vector: bool) -> dict[str, torch.Tensor]:
+        model.eval()  # without dropout; and no random number is drawn that training would have drawn
+        activate(model, task=True, vector=vector, train_base=self.train_base)
+        device = next(model.parameters()).device
+        return {name: tensor.to(device) for name, tensor in self.batch.items()}
+
+    def _track(self, look: Look) -> None:
+        if is_first():
+            figures = {"compliance": look.compliance, "leak": look.leak, "pull": look.pull}
+            log_metrics({f"guarded/{name}": value for name, value in figures.items()}, step=look.step)
+
+
+def make_watch(
+    dataset: Path, tokenizer: Any, *, window: int, config: FineTuneConfig, task: Task, guarded: bool
+) -> list[WatchProtection]:
+    """Give who watches a training, if there is protection to watch and a dataset with held-out seeds."""
+    file = dataset / "seeds_heldout.jsonl"
+    if not (guarded and config.watch_steps and file.exists()):
+        return []
+    seeds = [encode_record(one, tokenizer, window=window, truncate=True) for one in read_records(file)]
+    pad_id = int(tokenizer.pad_token_id)
+    return [WatchProtection(seeds, config=config, train_base=task == "full", pad_id=pad_id)]
+
+
+def cut_to_opening(row: EncodedRecord) -> EncodedRecord:
+    """The row up to the first tokens of its answer."""
+    answered = [place for place, label in enumerate(row.labels) if label != IGNORED and place > 0]
+    end = answered[:OPENING_TOKENS][-1] + 1
+    return EncodedRecord(row.record_id, row.input_ids[:end], row.labels[:end], truncated=row.truncated)
+
+
+def _scale_learning_rate(optimizer: Any, scheduler: Any, *, by: float) -> None:
+    """Scale the rate of all steps to come; the schedule's state in checkpoints holds it."""
+    scheduler.base_lrs = [rate * by for rate in scheduler.base_lrs]
+    for group in optimizer.param_groups:
+        group["lr"] *= by
+        group["initial_lr"] *= by
