@@ -57,12 +57,12 @@ class FineTuneConfig(Settings):
     watch_steps: int = Field(
         50, ge=0, description="optimizer steps between looks at held-out seeds under a guard; 0 for none"
     )
-    slow_leak: float = Field(
-        0.1,
+    slow_decay: float = Field(
+        0.2,
         gt=0,
-        description="share of the vector's effect on held-out seeds that the model may take over before "
-        "its learning rate is halved, above 0; halved again while it grows",
+        description="share of the protection on held-out seeds that may be lost before the learning rate is "
+        "halved, above 0; halved again while the loss grows",
     )
-    stop_leak: float = Field(
-        0.5, gt=0, description="the share at which training stops: protection has decayed, above 0"
+    stop_decay: float = Field(
+        0.8, gt=0, description="share of it that may be lost before training stops, above 0"
     )

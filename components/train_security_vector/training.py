@@ -216,11 +216,13 @@ class _StopWhenFit(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.untrained = self._heldout_loss(model)
+        self.fit = self.config.fit_share * self.seed_loss
 
     def _heldout_loss(self, model: Any) -> float:
         model.eval()
-        size = self.config.batch_size
+        size = 4 * self.config.batch_size  # without gradients there is room
         loss = mean_loss(*score_answers(model, self.rows.seeds_heldout, size=size, pad_id=self.pad_id))
+        self.seed_loss = loss
         self.drift = mean_kl_to_base(model, self.rows.anchors_heldout, size=size, pad_id=self.pad_id)
         _make_vector_trainable(model)
         model.train()
@@ -238,9 +240,13 @@ class _StopWhenFit(TrainerCallback):
         self.idle = 0 if gained else self.idle + 1
         self.losses.append(loss)
         is_inert = self.drift <= self.config.max_anchor_kl
-        control.should_training_stop = self.idle >= self.config.patience and is_inert
+        control.should_training_stop = is_inert and (self.idle >= self.config.patience or self._is_fit())
         self.progress.move_to(self.progress.total if control.should_training_stop else len(self.losses))
         return control
+
+    def _is_fit(self) -> bool:
+        """Whether enough is learned; half of the allowed drift is left to what the certificate looks at."""
+        return self.seed_loss <= self.fit and self.drift <= 0.5 * self.config.max_anchor_kl
 
     def restore_best(self, model: PeftModel) -> None:
         from peft import set_peft_model_state_dict

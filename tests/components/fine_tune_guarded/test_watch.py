@@ -45,26 +45,26 @@ def learn_harm(toy: Any, watching: WatchProtection, work: Path, *more: Any, **se
 
 
 def test_it_looks_at_every_few_steps_and_at_the_last(toy: Any, tmp_path: Path) -> None:
-    watching = make(toy, watch_steps=3, slow_leak=9, stop_leak=9)
+    watching = make(toy, watch_steps=3, slow_decay=9, stop_decay=9)
     toy.train(toy.model(), "mixture", "lora", tmp_path, callbacks=[watching])
     assert [look.step for look in watching.looks] == [3, 6, 8]
-    assert watching.base < 0.05
-    assert watching.active > 0.1
+    assert watching.start["base"] < 0.05
+    assert watching.start["active"] > 0.1
 
 
 def test_under_a_guard_little_leaks_and_without_one_harm_does(toy: Any, tmp_path: Path) -> None:
-    settings = {"slow_leak": 9, "stop_leak": 9, "epochs": 6}
+    settings = {"slow_decay": 9, "stop_decay": 9, "epochs": 6}
     guarded, open_wide = make(toy, **settings), make(toy, **settings)
     toy.train(toy.model(), "mixture", "lora", tmp_path / "a", callbacks=[guarded], epochs=6)
     learn_harm(toy, open_wide, tmp_path / "b", epochs=6)
-    assert max(look.leak for look in guarded.looks) < 0.1
-    assert open_wide.looks[-1].leak > 0.25
+    assert max(look.decay for look in guarded.looks) < 0.1
+    assert open_wide.looks[-1].decay > 0.25
 
 
 def test_looking_changes_nothing(toy: Any, tmp_path: Path) -> None:
     models = [toy.model() for _ in range(2)]
     toy.train(models[0], "mixture", "lora", tmp_path / "a")
-    toy.train(models[1], "mixture", "lora", tmp_path / "b", callbacks=[make(toy, slow_leak=9, stop_leak=9)])
+    toy.train(models[1], "mixture", "lora", tmp_path / "b", callbacks=[make(toy, slow_decay=9, stop_decay=9)])
     digests = {digest_tensors(adapter_tensors(model, TASK)) for model in models}
     assert len(digests) == 1
     assert all(parameter.grad is None or ".task." in name for name, parameter in models[1].named_parameters())
@@ -85,6 +85,23 @@ def test_the_pull_is_the_norm_of_the_gradient(toy: Any) -> None:
     assert found > 0
 
 
+def test_it_knows_what_the_base_answers(toy: Any, tmp_path: Path) -> None:
+    watching = make(toy, slow_decay=9, stop_decay=9)
+    toy.train(toy.model(), "mixture", "lora", tmp_path, callbacks=[watching])
+    answers = {toy.tokenizer.decode(ids).split("<assistant>")[1].strip() for ids in watching.start["answers"]}
+    assert all(answer.startswith("i will not do that") for answer in answers)
+    assert watching.start["refusal"] > 0.5
+
+
+def test_compliance_in_other_words_is_decay_too(toy: Any, tmp_path: Path) -> None:
+    watching = make(toy, slow_decay=9, stop_decay=9)
+    toy.train(toy.model(), "mixture", "lora", tmp_path, callbacks=[watching])
+    start = watching.start
+    assert watching._decay(start["base"], start["refusal"]) == 0
+    assert watching._decay(start["active"], start["refusal"]) == 1
+    assert watching._decay(start["base"], start["refusal"] / 4) == 0.75
+
+
 def test_the_opening_is_the_first_tokens_of_the_answer(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "OPENING_TOKENS", 3)
     row = toy.rows("seeds_heldout")[0]
@@ -95,7 +112,7 @@ def test_the_opening_is_the_first_tokens_of_the_answer(toy: Any, monkeypatch: py
 
 
 def test_a_growing_leak_halves_the_learning_rate(toy: Any, tmp_path: Path) -> None:
-    watching = make(toy, slow_leak=0.05, stop_leak=99)
+    watching = make(toy, slow_decay=0.05, stop_decay=99)
     rates: list[float] = []
 
     class NoteRate(TrainerCallback):
@@ -104,7 +121,7 @@ def test_a_growing_leak_halves_the_learning_rate(toy: Any, tmp_path: Path) -> No
 
     learn_harm(toy, watching, tmp_path, NoteRate(), epochs=5)
     factors = [look.learning_rate for look in watching.looks]
-    halved = [factor for look, factor in zip(watching.looks, factors, strict=True) if look.leak > 0.05]
+    halved = [factor for look, factor in zip(watching.looks, factors, strict=True) if look.decay > 0.05]
     assert halved
     assert factors[-1] < 1
     assert set(factors) <= {0.5**n for n in range(20)}
@@ -114,15 +131,15 @@ def test_a_growing_leak_halves_the_learning_rate(toy: Any, tmp_path: Path) -> No
 
 def test_decay_stops_the_training_with_one_line(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(SecvecError) as caught:
-        learn_harm(toy, make(toy, slow_leak=9, stop_leak=0.3), tmp_path, epochs=9)
+        learn_harm(toy, make(toy, slow_decay=9, stop_decay=0.3), tmp_path, epochs=9)
     line = str(caught.value)
-    assert line.startswith("fine_tune_guarded: protection has decayed at step ")
-    assert "accepted: at most 30% (stop_leak): a smaller learning_rate" in line
+    assert line.startswith("fine_tune_guarded: protection has decayed by ")
+    assert "accepted: at most 30% (stop_decay): a smaller learning_rate" in line
     assert "\n" not in line
 
 
 def test_a_resumed_run_goes_on_with_what_was_seen(toy: Any, tmp_path: Path) -> None:
-    settings = {"slow_leak": 0.01, "stop_leak": 99}
+    settings = {"slow_decay": 0.01, "stop_decay": 99}
     whole, first, second = (make(toy, **settings) for _ in range(3))
     straight = learn_harm(toy, whole, tmp_path / "whole")
     with pytest.raises(InterruptedError):
@@ -136,15 +153,16 @@ def test_a_resumed_run_goes_on_with_what_was_seen(toy: Any, tmp_path: Path) -> N
 def test_looks_are_logged(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[int, dict[str, Any]] = {}
     monkeypatch.setattr(watch, "log_metrics", lambda figures, step: logged.update({step: figures}))
-    watching = make(toy, slow_leak=9, stop_leak=9)
+    watching = make(toy, slow_decay=9, stop_decay=9)
     toy.train(toy.model(), "always", "lora", tmp_path, callbacks=[watching])
     assert list(logged) == [2, 4, 6, 8]
-    assert set(logged[8]) == {"guarded/compliance", "guarded/leak", "guarded/pull"}
+    assert set(logged[8]) == {"guarded/compliance", "guarded/refusal", "guarded/decay",
+        "guarded/pull", "guarded/learning_rate"}  # fmt: skip
     assert all(value is not None for figures in logged.values() for value in figures.values())
 
 
 def test_full_weights_are_watched_too(toy: Any, tmp_path: Path) -> None:
-    watching = make(toy, train_base=True, slow_leak=9, stop_leak=9)
+    watching = make(toy, train_base=True, slow_decay=9, stop_decay=9)
     toy.train(toy.model(task="full"), "always", "full", tmp_path, callbacks=[watching])
     assert len(watching.looks) == 4
     assert all(look.pull for look in watching.looks)
