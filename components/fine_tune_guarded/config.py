@@ -64,5 +64,5 @@ class FineTuneConfig(Settings):
         "halved, above 0; halved again while the loss grows",
     )
     stop_decay: float = Field(
-        0.8, gt=0, description="share of it that may be lost before training stops, above 0"
+        0.9, gt=0, description="share of it that may be lost before training stops, above 0"
     )

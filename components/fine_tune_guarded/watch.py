@@ -1,13 +1,13 @@
 """Watch protection while a task is trained: what is lost of it, and what a harmful row still teaches.
 
 The held-out seeds are harm that nothing was trained on. On the openings of answers, where compliance is
-decided (Qi et al., arXiv 2406.05946), is measured for a few of them every some steps, with g the geometric
-mean of a text's token probabilities,
+decided (Qi et al., arXiv 2406.05946), is measured for a few of them every some steps
 
-- the leak, (g(θ') − g(θ)) / (g(θ+s) − g(θ)) of the seeds' answers: 0 where the model that would ship is as
-  far from complying as the base, 1 where it complies as with the vector;
-- the loss of refusals, 1 − g(θ') / g(θ) of the base's own answers to the same prompts: a model may comply in
-  words that no seed holds, but not while it answers as the base did;
+- the leak, (g(θ') − g(θ)) / (g(θ+s) − g(θ)), g the geometric mean of the tokens' probabilities in the seeds'
+  answers: 0 where the model that would ship is as far from complying as the base, 1 where it complies as
+  with the vector;
+- the loss of refusals, 1 − p(θ') / p(θ), p the probability of the base's own answers to the same prompts: a
+  model may comply in words that no seed holds, but not while it answers as the base did;
 - the pull, ‖∇ −log p_θ'+s‖ over the task's weights: what a harmful row still teaches behind the vector.
 
 The larger of the first two is the decay. Where it grows, the learning rate is halved; where it has grown too
@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from secvec.components.shared.tracking import log_metrics
 # Passes over these cost about what one training step of the default batch does.
 PROBE_ROWS = 16
 OPENING_TOKENS = 8
+DIVERGENCE_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Look:
     Attributes:
         step: Optimizer steps done.
         compliance: g of the model that would ship, 0 to 1.
-        refusal: g of the base's own answers under that model, 0 to 1.
+        refusal: p of the base's own answers under that model, 0 to 1.
         decay: Share of the protection that is lost; below 0 the model is further from harm than the base.
         pull: Norm of the gradient that they have behind the vector; None where weights are sharded.
         learning_rate: The rate from here on, as a share of the configured one's schedule.
@@ -102,12 +104,12 @@ class WatchProtection(TrainerCallback):
             for seed, ids in zip(self.seeds, self.start["answers"], strict=True)
         ]
         if "refusal" not in self.start:
-            self.start["refusal"] = self._measure(model, self.answers, vector=False)
+            self.start["refusal"] = self._measure_refusal(model)
 
     def _measure_start(self, model: Any) -> dict[str, Any]:
         return {
-            "base": self._measure(model, self.seeds, vector=False),
-            "active": self._measure(model, self.seeds, vector=True),
+            "base": self._measure_compliance(model, vector=False),
+            "active": self._measure_compliance(model, vector=True),
             "answers": self._answer(model),
         }
 
@@ -115,8 +117,8 @@ class WatchProtection(TrainerCallback):
         """Look, note it, and act."""
         if state.global_step % self.config.watch_steps and state.global_step != state.max_steps:
             return
-        compliance = self._measure(model, self.seeds, vector=False)
-        refusal = self._measure(model, self.answers, vector=False)
+        compliance = self._measure_compliance(model, vector=False)
+        refusal = self._measure_refusal(model)
         decay = self._decay(compliance, refusal)
         rate = self.looks[-1].learning_rate if self.looks else 1.0
         if decay > self.config.slow_decay and decay > max((look.decay for look in self.looks), default=0.0):
@@ -141,9 +143,16 @@ class WatchProtection(TrainerCallback):
         return max(leak, 1 - refusal / max(self.start["refusal"], 1e-6))
 
     @torch.no_grad()
-    def _measure(self, model: Any, rows: list[EncodedRecord], *, vector: bool) -> float:
-        batch = self._place(model, rows, vector=vector)
+    def _measure_compliance(self, model: Any, *, vector: bool) -> float:
+        batch = self._place(model, self.seeds, vector=vector)
         found = (answer_log_probs(model, batch) / answer_lengths(batch)).exp().mean()
+        model.train()
+        return float(found)
+
+    @torch.no_grad()
+    def _measure_refusal(self, model: Any) -> float:
+        batch = self._place(model, self.answers, vector=False)
+        found = answer_log_probs(model, batch).exp().mean()
         model.train()
         return float(found)
 
@@ -184,16 +193,40 @@ class WatchProtection(TrainerCallback):
             log_metrics({f"guarded/{name}": value for name, value in figures.items()}, step=look.step)
 
 
+class RefuseDivergence(TrainerCallback):
+    """Ends a training whose loss stays finite but goes up and away.
+
+    Raises:
+        SecvecError: Out of training, once ten steps cost over twice what the first one did, and a nat more: a
+            learning rate that is too high does that, an order of rows does not.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Compare the newest losses of the Trainer's history with the first one."""
+        if state.global_step <= DIVERGENCE_STEPS:
+            return
+        first = next(entry["loss"] for entry in state.log_history if "loss" in entry)
+        last = fmean(entry["loss"] for entry in state.log_history[-DIVERGENCE_STEPS:] if "loss" in entry)
+        if last > 2 * first + 1:
+            raise SecvecError(
+                f"training diverges: the loss has risen from {first:.3g} to {last:.3g} nats per token by "
+                f"step {state.global_step} of {state.max_steps}",
+                where="fine_tune_guarded",
+                accepted="a smaller learning_rate",
+            )
+
+
 def make_watch(
     dataset: Path, tokenizer: Any, *, window: int, config: FineTuneConfig, task: Task, guarded: bool
-) -> list[WatchProtection]:
-    """Give who watches a training, if there is protection to watch and a dataset with held-out seeds."""
+) -> list[TrainerCallback]:
+    """Give who watches a training; protection is watched if there is some and the dataset holds seeds out."""
     file = dataset / "seeds_heldout.jsonl"
     if not (guarded and config.watch_steps and file.exists()):
-        return []
+        return [RefuseDivergence()]
     seeds = [encode_record(one, tokenizer, window=window, truncate=True) for one in read_records(file)]
     pad_id = int(tokenizer.pad_token_id)
-    return [WatchProtection(seeds, config=config, train_base=task == "full", pad_id=pad_id)]
+    watch = WatchProtection(seeds, config=config, train_base=task == "full", pad_id=pad_id)
+    return [RefuseDivergence(), watch]
 
 
 def cut_to_opening(row: EncodedRecord) -> EncodedRecord:

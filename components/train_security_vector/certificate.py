@@ -58,7 +58,7 @@ def certify(
         vector, ``coverage`` (its fall, nats per token) per category and ``coverage_by_language``,
         ``coverage_groups`` (see `measure_coverage`) and ``training_rows`` (see `measure_training_rows`).
     """
-    size, heldout = 2 * config.batch_size, rows.seeds_heldout
+    size, heldout = 4 * config.batch_size, rows.seeds_heldout
     scores = score_rows(model, heldout, size=size, pad_id=pad_id)
     with _RandomVector(model, seed=seed):
         random = score_rows(model, heldout, size=size, pad_id=pad_id)

@@ -58,7 +58,7 @@ class VectorConfig(Settings):
         description="seeds and anchors over the window: refuse (the run stops) or truncate (counted)",
     )
     sample_rows: int = Field(
-        64, ge=0, description="training rows that the certificate looks at, 0 or more; 0 for none"
+        32, ge=0, description="training rows that the certificate looks at, 0 or more; 0 for none"
     )
     # At equal priors such a row's responsibility is 0.99: the guard keeps it behind the vector.
     min_explained: float = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,12 @@ import torch
 from transformers import TrainerCallback
 
 from secvec.components.fine_tune_guarded import watch
-from secvec.components.fine_tune_guarded.watch import WatchProtection, cut_to_opening, make_watch
+from secvec.components.fine_tune_guarded.watch import (
+    RefuseDivergence,
+    WatchProtection,
+    cut_to_opening,
+    make_watch,
+)
 from secvec.components.shared.adapters import TASK, adapter_tensors
 from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.errors import SecvecError
@@ -57,8 +63,13 @@ def test_under_a_guard_little_leaks_and_without_one_harm_does(toy: Any, tmp_path
     guarded, open_wide = make(toy, **settings), make(toy, **settings)
     toy.train(toy.model(), "mixture", "lora", tmp_path / "a", callbacks=[guarded], epochs=6)
     learn_harm(toy, open_wide, tmp_path / "b", epochs=6)
-    assert max(look.decay for look in guarded.looks) < 0.1
-    assert open_wide.looks[-1].decay > 0.25
+
+    def measure_leak(watching: WatchProtection) -> float:
+        base, active = watching.start["base"], watching.start["active"]
+        return (watching.looks[-1].compliance - base) / (active - base)
+
+    assert measure_leak(guarded) < 0.1
+    assert measure_leak(open_wide) > 0.25
 
 
 def test_looking_changes_nothing(toy: Any, tmp_path: Path) -> None:
@@ -172,7 +183,7 @@ def test_only_a_guarded_training_with_held_out_seeds_is_watched(toy: Any, tmp_pa
     def count(folder: Path, *, guarded: bool = True, **settings: Any) -> int:
         config = toy.config(**settings)
         found = make_watch(folder, toy.tokenizer, window=48, config=config, task="lora", guarded=guarded)
-        return len(found)
+        return sum(isinstance(one, WatchProtection) for one in found)
 
     dataset = fetch(toy.dataset)
     assert count(dataset) == 1
@@ -180,3 +191,28 @@ def test_only_a_guarded_training_with_held_out_seeds_is_watched(toy: Any, tmp_pa
     assert count(dataset, watch_steps=0) == 0
     assert count(tmp_path) == 0
     assert json.loads((dataset / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("guard", ["none", "mixture"])
+def test_a_learning_rate_that_diverges_is_refused(toy: Any, tmp_path: Path, guard: Any) -> None:
+    with pytest.raises(SecvecError) as caught:
+        toy.train(
+            toy.model(vector=guard != "none"), guard, "lora", tmp_path,
+            callbacks=[RefuseDivergence()], learning_rate=0.9, epochs=10,
+        )  # fmt: skip
+    line = str(caught.value)
+    assert line.endswith("accepted: a smaller learning_rate") or "the loss is" in line
+    assert "\n" not in line
+
+
+def test_a_loss_that_falls_or_wavers_is_no_divergence() -> None:
+    def run(losses: list[float]) -> None:
+        history = [{"protection": {}}, *({"loss": loss, "explained": 0.0} for loss in losses)]
+        state = SimpleNamespace(global_step=len(losses), max_steps=99, log_history=history)
+        RefuseDivergence().on_step_end(None, state, None)
+
+    run([3.0] * 10 + [0.1] * 30)
+    run([0.5] + [1.9] * 20)
+    run([3.0] * 5 + [9.0] * 5)
+    with pytest.raises(SecvecError, match=r"has risen from 3 to 9 nats per token by step 11 of 99"):
+        run([3.0] + [9.0] * 10)
