@@ -63,3 +63,16 @@ class FineTuneConfig(Settings):
     )
     gradient_checkpointing: bool = Field(False, description="true or false: less memory, slower steps")
     checkpoint_steps: int = Field(200, ge=1, description="optimizer steps between checkpoints, 1 or more")
+    # A look costs about one training step.
+    watch_steps: int = Field(
+        50, ge=0, description="optimizer steps between looks at held-out seeds under a guard; 0 for none"
+    )
+    slow_decay: float = Field(
+        0.2,
+        gt=0,
+        description="share of the protection on held-out seeds that may be lost before the learning rate is "
+        "halved, above 0; halved again while the loss grows",
+    )
+    stop_decay: float = Field(
+        0.9, gt=0, description="share of it that may be lost before training stops, above 0"
+    )

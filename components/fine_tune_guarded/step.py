@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,7 @@ import torch
 from transformers import set_seed
 
 from secvec.components.fine_tune_guarded.attribution import (
-    SUMMARY_FILE,
     attribute_rows,
-    summarise_attribution,
     write_attribution,
 )
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
@@ -32,6 +29,7 @@ from secvec.components.fine_tune_guarded.result import check_untouched, digest_u
 from secvec.components.fine_tune_guarded.tracking import TrackLoss
 from secvec.components.fine_tune_guarded.train_job import run_train_job
 from secvec.components.fine_tune_guarded.training import train_task
+from secvec.components.fine_tune_guarded.watch import make_watch
 from secvec.components.shared.adapters import (
     TASK,
     VECTOR,
@@ -218,7 +216,8 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
     # All weights that learn, with their gradients and moments, may be more than one device holds.
     spread = inputs.task == "full" and is_joined()
     model: Any = load_model(inputs.base.path, dtype=config.dtype, device="cpu" if spread else None)
-    rows = _encode(records, tokenizer, window=model_window(model, config.max_length), config=config)
+    window = model_window(model, config.max_length)
+    rows = _encode(records, tokenizer, window=window, config=config)
     objective = make_objective(inputs.guard, prior=config.prior, floor=inputs.floor)
     rehearsed: list[EncodedRecord] = []
     if isinstance(objective, Mixture):
@@ -236,13 +235,12 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
         size = 4 * config.batch_size
         attributions = attribute_rows(model, rows, size=size, pad_id=tokenizer.pad_token_id)
         if is_first():
-            write_attribution(folder / "attribution.parquet", records, attributions)
-            summary = json.dumps(summarise_attribution(records, attributions), indent=2, sort_keys=True)
-            (folder / SUMMARY_FILE).write_text(summary + "\n", encoding="utf-8")
+            write_attribution(folder, records, attributions)
         if isinstance(objective, Mixture):
             ids = [row.record_id for row in rows]
             objective.begin(dict(zip(ids, attributions, strict=True)))
-    if inputs.guard == "always" and inputs.task == "lora" and model.dtype == torch.float32:
+    folded = inputs.guard == "always" and inputs.task == "lora" and model.dtype == torch.float32
+    if folded:
         fold_vector(model)
         objective = OneBranch(with_vector=False, folded=True)
     before = digest_untouched(model, guarded=guarded, task=inputs.task)
@@ -255,7 +253,18 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
         seed=inputs.seed,
         pad_id=tokenizer.pad_token_id,
         work=work,
-        callbacks=[TrackLoss(arm="guarded" if guarded else "unguarded")],
+        callbacks=[
+            TrackLoss(arm="guarded" if guarded else "unguarded"),
+            *make_watch(
+                fetch(inputs.dataset),
+                tokenizer,
+                window=window,
+                config=config,
+                task=inputs.task,
+                guarded=guarded,
+                folded=folded,
+            ),
+        ],
     )
     after = digest_untouched(model, guarded=guarded, task=inputs.task)
     check_untouched(before, after)
@@ -298,8 +307,8 @@ def _rehearse(model: Any, tokenizer: Any, inputs: _Inputs, *, rows: int) -> list
     config = inputs.config
     if not config.rehearsal_share:
         return []
-    folder = fetch(inputs.dataset)
-    seeds = [r for name in ("seeds", "seeds_heldout") for r in read_records(folder / f"{name}.jsonl")]
+    # Not those held out: the watch asks them.
+    seeds = read_records(fetch(inputs.dataset) / "seeds.jsonl")
     answered = from_first(
         lambda: answer_as_base(
             model,

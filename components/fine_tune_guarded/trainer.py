@@ -28,7 +28,7 @@ from secvec.components.fine_tune_guarded.processes import (
     is_sharded,
     wait_for_all,
 )
-from secvec.components.shared.adapters import check_vector_frozen
+from secvec.components.shared.adapters import activate, check_vector_frozen
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import write_manifest
 from secvec.components.shared.progress import Progress
@@ -82,11 +82,12 @@ class GuardedTrainer(Trainer):
     """A Trainer whose step minimises what an objective gives; its checkpoints hold the task only."""
 
     objective: Objective
+    train_base: bool
     watch: Watch
 
-    def guard_with(self, objective: Objective, *, watch: Watch) -> None:
+    def guard_with(self, objective: Objective, *, train_base: bool, watch: Watch) -> None:
         """Set the objective."""
-        self.objective, self.watch = objective, watch
+        self.objective, self.train_base, self.watch = objective, train_base, watch
         self.model_accepts_loss_kwargs = (
             True  # makes the Trainer count answer tokens over accumulated batches and processes
         )
@@ -115,6 +116,8 @@ class GuardedTrainer(Trainer):
         model.train()
         row_ids = inputs.pop("row_ids")
         batch = self._prepare_inputs(inputs)
+        # Whoever looked at the model between steps may have left it otherwise.
+        activate(model, task=True, vector=self.objective.with_vector, train_base=self.train_base)
         found = self.objective.compute(model, batch, row_ids)
         if found.loss is None:
             loss = torch.zeros((), device=found.explained.device)

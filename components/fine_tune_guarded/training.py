@@ -71,7 +71,8 @@ def train_task(
     Raises:
         SecvecError: A loss is not finite, the run stopped early, or weights are not finite (rule 5).
     """
-    activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
+    train_base = task == "full"
+    activate(model, task=True, vector=objective.with_vector, train_base=train_base)
     watch = Watch()
     trainer = GuardedTrainer(
         model=model,
@@ -81,7 +82,7 @@ def train_task(
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.guard_with(objective, watch=watch)
+    trainer.guard_with(objective, train_base=train_base, watch=watch)
     newest = newest_for_all(work)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     _check_success(model, reached=trainer.state.global_step, wanted=trainer.state.max_steps)

@@ -167,10 +167,11 @@ def attach_vector(model: PreTrainedModel | PeftModel, files: Mapping[str, bytes]
 
 
 def fold_vector(model: PeftModel) -> None:
-    """Add the vector to the base's own weights and let the adapter act no more, to save its time.
+    """Add the vector to the base's own weights, so that it acts without an adapter's cost.
 
     Only for a private copy that is thrown away: nothing can take it out again to the bit (rule 1). In half
-    precision the sum would round the vector away; keep it active there.
+    precision the sum would round the vector away; keep it active there. The adapter stays attached with its
+    sign turned: activating it takes the vector out, near enough to look at the model without it.
 
     Args:
         model: PEFT model in float32 with the vector attached.
@@ -190,6 +191,7 @@ def fold_vector(model: PeftModel) -> None:
                         f"a vector cannot be folded into {weight.dtype}", where=name, accepted="float32"
                     )
                 weight += layer.get_delta_weight(VECTOR)
+                layer.scaling[VECTOR] *= -1
     activate(model, task=True, vector=False)
 
 

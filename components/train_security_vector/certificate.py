@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from secvec.components.shared.adapters import VECTOR, activate, adapter_tensors
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.likelihood import EncodedRecord, mean_loss, score_answers
 from secvec.components.train_security_vector.config import VectorConfig
+from secvec.components.train_security_vector.coverage import (
+    measure_coverage,
+    measure_falls,
+    measure_training_rows,
+    score_rows,
+)
 from secvec.components.train_security_vector.training import VectorRows, mean_kl_to_base
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+# Of three rows that a vector explains nine times in ten, two or more go unexplained once in 36 times.
+FEWEST_IN_GROUP = 3
+# Of fewer labelled rows than these a share says little.
+FEWEST_LABELLED = 5
 
 
 def certify(
@@ -25,49 +35,65 @@ def certify(
     config: VectorConfig,
     pad_id: int,
     seed: int,
-    categories: dict[str, str],
+    categories: Mapping[str, str],
     base_unchanged: bool,
+    languages: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Measure a vector on held-out rows.
 
     Args:
         model: PEFT model with the vector attached.
-        rows: Only the held-out halves are used.
+        rows: Only the held-out halves and the sample of training rows are used.
         config: Thresholds.
         pad_id: Token id that pads batches.
         seed: Seed of the random control vector.
         categories: Harm category by record id.
         base_unchanged: Whether the base's weights are the same bytes as before training.
+        languages: Language by record id.
+        labels: What their source says of training rows, by record id, where it says anything.
 
     Returns:
         ``passed``, ``checks`` (name, figure, bound, passed), ``heldout_seed_loss`` with and without the
-        vector, and ``coverage`` (its fall) per category, nats per token.
+        vector, ``coverage`` (its fall, nats per token) per category and ``coverage_by_language``,
+        ``coverage_groups`` (see `measure_coverage`) and ``training_rows`` (see `measure_training_rows`).
     """
-    size = config.batch_size
-    inactive = _score(model, rows.seeds_heldout, vector=False, size=size, pad_id=pad_id)
-    active = _score(model, rows.seeds_heldout, vector=True, size=size, pad_id=pad_id)
-    coverage = _fall(inactive, active)
+    size, heldout = 4 * config.batch_size, rows.seeds_heldout
+    scores = score_rows(model, heldout, size=size, pad_id=pad_id)
     with _RandomVector(model, seed=seed):
-        random = _fall(inactive, _score(model, rows.seeds_heldout, vector=True, size=size, pad_id=pad_id))
+        random = score_rows(model, heldout, size=size, pad_id=pad_id)
     activate(model, task=False, vector=True)
     anchor_kl = mean_kl_to_base(model, rows.anchors_heldout, size=size, pad_id=pad_id)
+    training = _look_at_training_rows(
+        model, rows, labels=labels or {}, floor=scores.halfway, size=size, pad_id=pad_id
+    )
     activate(model, task=False, vector=True)
-    random_bound = config.min_coverage_over_random * max(random, 0.0)
+    names = [categories.get(row.record_id, "") for row in heldout]
+    spoken = [(languages or {}).get(row.record_id, "") for row in heldout]
+    groups = measure_coverage(scores, list(zip(names, spoken, strict=True)))
+    without, with_vector = scores.losses
+    random_bound = config.min_coverage_over_random * max(random.fall, 0.0)
     checks = [
-        _check("explains held-out seeds", _explained(inactive, active), ">=", config.min_explained),
-        _check("works better than a random vector", coverage, ">=", random_bound),
+        _check("explains held-out seeds", scores.explained, ">=", config.min_explained),
+        _check("share of their loss that it takes away", scores.fall / without, ">=", config.min_fall),
+        _check("works better than a random vector", scores.fall, ">=", random_bound),
+        *_check_groups(groups, config),
         _check("inert on benign anchors", anchor_kl, "<=", config.max_anchor_kl),
+        *_check_training_rows(training, config),
         _check("base untouched", float(base_unchanged), ">=", 1.0),
     ]
     return {
         "passed": all(check["passed"] for check in checks),
         "checks": checks,
-        "heldout_seed_loss": {"inactive": mean_loss(*inactive), "active": mean_loss(*active)},
-        "coverage": _by_category(rows.seeds_heldout, inactive, active, categories),
+        "heldout_seed_loss": {"inactive": without, "active": with_vector},
+        "coverage": measure_falls(scores, names),
+        "coverage_by_language": measure_falls(scores, spoken),
+        "coverage_groups": groups,
+        "training_rows": training,
     }
 
 
-def refuse_if_failed(certificate: dict[str, Any]) -> None:
+def refuse_if_failed(certificate: dict[str, Any], *, trials: int = 1) -> None:
     """Stop before an hour of training is spent behind a vector that does not work.
 
     Raises:
@@ -75,8 +101,9 @@ def refuse_if_failed(certificate: dict[str, Any]) -> None:
     """
     for check in certificate["checks"]:
         if not check["passed"]:
+            after = f" after {trials} trials" if trials > 1 else ""
             raise SecvecError(
-                f"the security vector failed its certificate: {check['name']} = {check['figure']:.4g}",
+                f"the security vector failed its certificate{after}: {check['name']} = {check['figure']:.4g}",
                 where="train_security_vector",
                 accepted=f"{check['comparison']} {check['bound']:.4g}",
             )
@@ -93,35 +120,61 @@ def _check(name: str, figure: float, comparison: str, bound: float) -> dict[str,
     }
 
 
-Scores = tuple[list[float], list[int]]
+def _check_groups(groups: list[dict[str, Any]], config: VectorConfig) -> list[dict[str, Any]]:
+    """Whether every category and language with enough held-out seeds is covered."""
+    checks = []
+    for group in groups:
+        name = ", ".join(filter(None, (group["category"], group["language"])))
+        if name and group["rows"] >= FEWEST_IN_GROUP:
+            about = f"explains held-out seeds of {name}"
+            checks.append(_check(about, group["explained"], ">=", config.min_explained_group))
+    return checks
 
 
-def _score(model: PeftModel, rows: list[EncodedRecord], *, vector: bool, size: int, pad_id: int) -> Scores:
-    activate(model, task=False, vector=vector)
-    return score_answers(model, rows, size=size, pad_id=pad_id)
+def _look_at_training_rows(
+    model: PeftModel, rows: VectorRows, *, labels: Mapping[str, str], floor: float, size: int, pad_id: int
+) -> dict[str, Any]:
+    known = [labels.get(row.record_id, "") for row in rows.training]
+    found = measure_training_rows(model, rows.training, labels=known, floor=floor, size=size, pad_id=pad_id)
+    skill = score_rows(model, rows.skill, size=size, pad_id=pad_id).find_explained(floor=floor)
+    share = sum(skill) / len(skill) if skill else None
+    return {**found, "skill_rows": len(skill), "skill_explained": share}
 
 
-def _fall(inactive: Scores, active: Scores) -> float:
-    return mean_loss(*inactive) - mean_loss(*active)
-
-
-def _explained(inactive: Scores, active: Scores) -> float:
-    """Share of rows whose answer the vector makes more than 99 times likelier."""
-    ratios = [with_vector - without for without, with_vector in zip(inactive[0], active[0], strict=True)]
-    return sum(ratio > math.log(99) for ratio in ratios) / len(ratios)
-
-
-def _by_category(
-    rows: list[EncodedRecord], inactive: Scores, active: Scores, categories: dict[str, str]
-) -> dict[str, float]:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups[categories.get(row.record_id) or "all"].append(index)
-
-    def chosen(scores: Scores, indices: list[int]) -> Scores:
-        return [scores[0][i] for i in indices], [scores[1][i] for i in indices]
-
-    return {name: _fall(chosen(inactive, i), chosen(active, i)) for name, i in sorted(groups.items())}
+def _check_training_rows(training: dict[str, Any], config: VectorConfig) -> list[dict[str, Any]]:
+    """Whether the vector spares what is to be learned and covers what is known to be harmful."""
+    found = [
+        (1, "inert on training rows", training["rows"], training["kl"], "<=", config.max_row_kl),
+        (
+            FEWEST_LABELLED,
+            "explains training rows labelled harmful",
+            training["labelled_harmful"],
+            training["harmful_explained"],
+            ">=",
+            config.min_protected,
+        ),
+        (
+            FEWEST_LABELLED,
+            "explains training rows labelled otherwise",
+            training["labelled_otherwise"],
+            training["others_explained"],
+            "<=",
+            config.max_overreach,
+        ),
+        (
+            FEWEST_LABELLED,
+            "explains the new skill",
+            training["skill_rows"],
+            training["skill_explained"],
+            "<=",
+            config.max_overreach,
+        ),
+    ]
+    return [
+        _check(name, figure, comparison, bound)
+        for fewest, name, rows, figure, comparison, bound in found
+        if rows >= fewest and figure is not None
+    ]
 
 
 class _RandomVector:

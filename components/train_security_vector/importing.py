@@ -27,7 +27,7 @@ from secvec.components.shared.storage import list_files
 from secvec.components.shared.vectors import make_validity, open_vector, publish_vector
 from secvec.components.train_security_vector.certificate import certify, refuse_if_failed
 from secvec.components.train_security_vector.config import VectorConfig
-from secvec.components.train_security_vector.step import encode_splits, read_splits
+from secvec.components.train_security_vector.rows import encode_splits, read_splits
 
 # What PEFT writes beside an adapter and what does not matter here.
 _IGNORED_FILES = {"README.md", ".gitattributes"}
@@ -63,10 +63,10 @@ def import_vector(
     """
     files = _read_adapter(adapter)
     base = resolve_base(base_model)
-    splits = read_splits(fetch(dataset))
+    records = read_splits(fetch(dataset), config=config, seed=seed)
     tokenizer = load_tokenizer(base.path)
     plain = load_model(base.path, dtype=config.dtype)
-    rows = encode_splits(splits, tokenizer, window=model_window(plain, config.max_length))
+    rows = encode_splits(records, tokenizer, window=model_window(plain, config.max_length), config=config)
     before = digest_tensors(base_tensors(plain))
     model = attach_vector(plain, files)
     certificate: dict[str, Any] = {
@@ -77,8 +77,8 @@ def import_vector(
             config=config,
             pad_id=int(tokenizer.pad_token_id),
             seed=seed,
-            categories={record.id: record.category for record in splits["seeds_heldout"]},
             base_unchanged=digest_tensors(base_tensors(model)) == before,
+            **records.certificate_facts(),
         ),
         "base_digest": base.digest,
         "data_digest": dataset.digest,

@@ -13,9 +13,8 @@ from secvec.components.shared.adapters import (
 )
 from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.code_digest import code_digest
-from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.finished import input_key, recall, remember
-from secvec.components.shared.likelihood import EncodedRecord, encode_record, model_window
+from secvec.components.shared.likelihood import model_window
 from secvec.components.shared.models import (
     BaseModelFolder,
     digest_tensors,
@@ -24,18 +23,24 @@ from secvec.components.shared.models import (
     resolve_base,
 )
 from secvec.components.shared.provenance import attest
-from secvec.components.shared.records import ChatRecord, read_records
 from secvec.components.shared.references import Reference
 from secvec.components.shared.vectors import is_expired, make_validity, publish_vector, read_certificate
-from secvec.components.train_security_vector.certificate import certify, refuse_if_failed
+from secvec.components.train_security_vector.certificate import certify
 from secvec.components.train_security_vector.config import VectorConfig
-from secvec.components.train_security_vector.training import VectorRows, train_vector
+from secvec.components.train_security_vector.rows import (
+    count_truncated,
+    encode_splits,
+    read_splits,
+    refuse_answered_seeds,
+)
+from secvec.components.train_security_vector.search import find_vector
+from secvec.components.train_security_vector.training import TrainedVector, train_vector
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 STEP = "train_security_vector"
-_SPLITS = ("seeds", "seeds_heldout", "anchors", "anchors_heldout")
 
 
 def train_security_vector(
@@ -90,54 +95,35 @@ def _train(
     base: BaseModelFolder, dataset: Path, *, seed: int, config: VectorConfig, scratch: Path
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Give a vector's files and what it proved."""
-    splits = read_splits(dataset)
+    records = read_splits(dataset, config=config, seed=seed)
     tokenizer = load_tokenizer(base.path)
     model = load_model(base.path, dtype=config.dtype)
-    rows = encode_splits(splits, tokenizer, window=model_window(model, config.max_length))
+    rows = encode_splits(records, tokenizer, window=model_window(model, config.max_length), config=config)
     before = digest_tensors(base_tensors(model))
     pad_id = int(tokenizer.pad_token_id)
-    trained = train_vector(model, rows, config=config, seed=seed, pad_id=pad_id, scratch=scratch)
-    certificate = certify(
-        trained.model,
-        rows,
-        config=config,
-        pad_id=pad_id,
-        seed=seed,
-        categories={record.id: record.category for record in splits["seeds_heldout"]},
-        base_unchanged=digest_tensors(base_tensors(trained.model)) == before,
-    )
-    refuse_if_failed(certificate)
-    return pack_vector(trained.model), {
+    refuse_answered_seeds(model, rows, records, config=config, pad_id=pad_id)
+
+    def train(plain: PreTrainedModel, settings: VectorConfig) -> TrainedVector:
+        return train_vector(plain, rows, config=settings, seed=seed, pad_id=pad_id, scratch=scratch)
+
+    def prove(trained: PeftModel, settings: VectorConfig) -> dict[str, Any]:
+        unchanged = digest_tensors(base_tensors(trained)) == before
+        return certify(
+            trained,
+            rows,
+            config=settings,
+            pad_id=pad_id,
+            seed=seed,
+            base_unchanged=unchanged,
+            **records.certificate_facts(),
+        )
+
+    found = find_vector(model, config=config, train=train, certify=prove)
+    return pack_vector(found.trained.model), {
         "schema": 1,
-        **certificate,
-        "vector_tensors_digest": vector_digest(trained.model),
-        "heldout_losses": trained.heldout_losses,
+        **found.certificate,
+        "trials": found.trials,
+        "rows_truncated": count_truncated(rows),
+        "vector_tensors_digest": vector_digest(found.trained.model),
+        "heldout_losses": found.trained.heldout_losses,
     }
-
-
-def read_splits(folder: Path) -> dict[str, list[ChatRecord]]:
-    """Read what a vector is trained on and held against.
-
-    Raises:
-        SecvecError: One of the splits is empty.
-    """
-    splits = {name: read_records(folder / f"{name}.jsonl") for name in _SPLITS}
-    for name, records in splits.items():
-        if not records:
-            raise SecvecError(
-                f"the dataset has no {name}",
-                where=STEP,
-                accepted="at least one row; add rows or change the held-out share",
-            )
-    return splits
-
-
-def encode_splits(
-    splits: dict[str, list[ChatRecord]], tokenizer: PreTrainedTokenizerBase, *, window: int
-) -> VectorRows:
-    """Encode those splits with the base's tokenizer."""
-
-    def encode(name: str) -> list[EncodedRecord]:
-        return [encode_record(record, tokenizer, window=window) for record in splits[name]]
-
-    return VectorRows(**{name: encode(name) for name in _SPLITS})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +36,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_ANCHORS_TO_STOP_BY = 16
+
+
 @dataclass(frozen=True)
 class VectorRows:
-    """The encoded rows that a vector is made from and proved on."""
+    """The encoded rows that a vector is made from and proved on.
+
+    Attributes:
+        seeds: Harm to learn.
+        seeds_heldout: Harm to prove it on.
+        anchors: Benign text on which nothing may change.
+        anchors_heldout: Likewise, to prove it on.
+        training: A sample of the rows that will be learned under the vector; it is only measured on them.
+        skill: A sample of the new skill's held-out prompts with their answers; likewise.
+    """
 
     seeds: list[EncodedRecord]
     seeds_heldout: list[EncodedRecord]
     anchors: list[EncodedRecord]
     anchors_heldout: list[EncodedRecord]
+    training: list[EncodedRecord] = field(default_factory=list)
+    skill: list[EncodedRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,16 @@ class TrainedVector:
     model: PeftModel
     epochs: int
     heldout_losses: list[float]
+
+
+class DivergedError(SecvecError):
+    """Training a vector gave a loss that is not finite.
+
+    Attributes:
+        model: The model, with what is left of the vector.
+    """
+
+    model: PeftModel
 
 
 def train_vector(
@@ -93,8 +117,12 @@ def train_vector(
     trainer.remove_callback(PrinterCallback)
     trainer.anchors = _EndlessAnchors(rows.anchors, size=config.batch_size, pad_id=pad_id, seed=seed)
     trainer.kl_weight = config.kl_weight
-    trainer.train()
-    stopper.restore_best(model)
+    try:
+        trainer.train()
+        stopper.restore_best(model)
+    except DivergedError as error:
+        error.model = model
+        raise
     activate(model, task=False, vector=True)
     return TrainedVector(model.eval(), epochs=len(stopper.losses), heldout_losses=stopper.losses)
 
@@ -140,18 +168,21 @@ class _EndlessAnchors:
 
 
 def kl_to_base(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """KL(p_θ || p_θ+s), summed over vocabulary and answer tokens, in nats; shape [].
+    """KL(p_θ || p_θ+s) of each row, summed over vocabulary and answer tokens, in nats; shape [rows].
 
     Args:
         model: PEFT model with the vector active; switched off and on again for the reference.
         batch: Tensors of `collate`, shape [rows, length].
     """
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    # Only answers are compared: over a whole vocabulary, prompts would be most of the memory.
+    answered = batch["labels"][:, 1:] != IGNORED
     with torch.no_grad(), model.disable_adapter():
-        reference = model(**inputs).logits[:, :-1].float().log_softmax(-1)
-    logits = model(**inputs).logits[:, :-1].float().log_softmax(-1)
+        reference = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
+    logits = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
     divergence = (reference.exp() * (reference - logits)).sum(-1)
-    return (divergence * (batch["labels"][:, 1:] != IGNORED)).sum()
+    rows = answered.nonzero()[:, 0]
+    return divergence.new_zeros(len(answered)).index_add(0, rows, divergence)
 
 
 class _VectorTrainer(Trainer):
@@ -164,11 +195,11 @@ class _VectorTrainer(Trainer):
         loss = -answer_log_probs(model, inputs).sum() / answer_lengths(inputs).sum()
         if self.kl_weight:
             batch = self.anchors.next(inputs["input_ids"].device)
-            loss = loss + self.kl_weight * kl_to_base(model, batch) / answer_lengths(batch).sum()
+            loss = loss + self.kl_weight * kl_to_base(model, batch).sum() / answer_lengths(batch).sum()
             # leaving disable_adapter re-activates, which PEFT takes as training
             _make_vector_trainable(model)
         if not torch.isfinite(loss):
-            raise SecvecError(
+            raise DivergedError(
                 f"the loss is not finite at step {self.state.global_step + 1} of the vector's training",
                 where="train_security_vector",
                 accepted="a smaller learning_rate, or a base with finite weights",
@@ -187,16 +218,26 @@ class _StopWhenFit(TrainerCallback):
         self.progress = Progress("train vector", config.max_epochs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.untrained = self._heldout_loss(model)
+        # A fresh adapter does nothing: there is no drift to measure yet.
+        model.eval()
+        self.untrained = self._measure_seed_loss(model)
+        self.fit = self.config.fit_share * self.untrained
+        model.train()
+
+    def _measure_seed_loss(self, model: Any) -> float:
+        size = 4 * self.config.batch_size  # without gradients there is room
+        return mean_loss(*score_answers(model, self.rows.seeds_heldout, size=size, pad_id=self.pad_id))
 
     def _heldout_loss(self, model: Any) -> float:
         model.eval()
-        size = self.config.batch_size
-        loss = mean_loss(*score_answers(model, self.rows.seeds_heldout, size=size, pad_id=self.pad_id))
-        self.drift = mean_kl_to_base(model, self.rows.anchors_heldout, size=size, pad_id=self.pad_id)
+        self.seed_loss = self._measure_seed_loss(model)
+        # Some are enough to know when to stop; the certificate takes all of them.
+        anchors = self.rows.anchors_heldout[:_ANCHORS_TO_STOP_BY]
+        size = 4 * self.config.batch_size
+        self.drift = mean_kl_to_base(model, anchors, size=size, pad_id=self.pad_id)
         _make_vector_trainable(model)
         model.train()
-        return loss + self.config.kl_weight * self.drift
+        return self.seed_loss + self.config.kl_weight * self.drift
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
         loss = self._heldout_loss(model)
@@ -210,15 +251,19 @@ class _StopWhenFit(TrainerCallback):
         self.idle = 0 if gained else self.idle + 1
         self.losses.append(loss)
         is_inert = self.drift <= self.config.max_anchor_kl
-        control.should_training_stop = self.idle >= self.config.patience and is_inert
+        control.should_training_stop = is_inert and (self.idle >= self.config.patience or self._is_fit())
         self.progress.move_to(self.progress.total if control.should_training_stop else len(self.losses))
         return control
+
+    def _is_fit(self) -> bool:
+        """Whether enough is learned; half of the allowed drift is left to what the certificate looks at."""
+        return self.seed_loss <= self.fit and self.drift <= 0.5 * self.config.max_anchor_kl
 
     def restore_best(self, model: PeftModel) -> None:
         from peft import set_peft_model_state_dict
 
         if not self.best:
-            raise SecvecError(
+            raise DivergedError(
                 "the loss on held-out rows was never finite",
                 where="train_security_vector",
                 accepted="a smaller learning_rate",
@@ -226,12 +271,26 @@ class _StopWhenFit(TrainerCallback):
         set_peft_model_state_dict(model, self.best, adapter_name=VECTOR)
 
 
-@torch.no_grad()
 def mean_kl_to_base(model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int) -> float:
     """Mean KL(p_θ || p_θ+s) per answer token over rows, in nats."""
+    sums, lengths = _sum_kl(model, rows, size=size, pad_id=pad_id)
+    return sum(sums) / max(sum(lengths), 1)
+
+
+def row_kl_to_base(model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int) -> list[float]:
+    """KL(p_θ || p_θ+s) per answer token of each row, in nats and in the rows' order."""
+    sums, lengths = _sum_kl(model, rows, size=size, pad_id=pad_id)
+    return [total / length for total, length in zip(sums, lengths, strict=True)]
+
+
+@torch.no_grad()
+def _sum_kl(
+    model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int
+) -> tuple[list[float], list[int]]:
+    sums, lengths = [0.0] * len(rows), [0] * len(rows)
     device = next(model.parameters()).device
-    total = tokens = 0.0
-    for _, batch in batches(rows, size=size, pad_id=pad_id, device=device):
-        total += float(kl_to_base(model, batch))
-        tokens += float(answer_lengths(batch).sum())
-    return total / max(tokens, 1.0)
+    for chosen, batch in batches(rows, size=size, pad_id=pad_id, device=device):
+        found, counted = kl_to_base(model, batch).tolist(), answer_lengths(batch).tolist()
+        for index, total, length in zip(chosen, found, counted, strict=True):
+            sums[index], lengths[index] = total, length
+    return sums, lengths

@@ -103,7 +103,7 @@ def open_lane(way: str, task: str, size: str, *, device: torch.device, work: Pat
         args=_arguments(FineTuneConfig(batch_size=rows), task=task, seed=0, work=work),
         train_dataset=[{}],
     )
-    trainer.guard_with(objective, watch=Watch())
+    trainer.guard_with(objective, train_base=task == "full", watch=Watch())
     ids = torch.randint(vocabulary, (rows, length), device=device)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]

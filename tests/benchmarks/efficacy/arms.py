@@ -20,6 +20,7 @@ from secvec.components.fine_tune_guarded.config import FineTuneConfig
 from secvec.components.fine_tune_guarded.objectives import Mixture, Objective, OneBranch
 from secvec.components.fine_tune_guarded.rehearsal import answer_as_base, choose_rehearsed
 from secvec.components.fine_tune_guarded.training import train_task
+from secvec.components.fine_tune_guarded.watch import WatchProtection
 from secvec.components.shared.adapters import (
     TASK,
     VECTOR,
@@ -75,27 +76,46 @@ class Workshop:
             model = attach_adapter(model, TASK, make_lora_config(rank=RANK))
         return attach_vector(model, self.vector) if vector else model
 
-    def train(self, model: Any, rows: list[EncodedRecord], objective: Objective) -> Any:
-        """Train a task and leave the model as it would ship: without the vector."""
-        cell = self.cell
-        config = FineTuneConfig(
-            epochs=cell.epochs,
-            learning_rate=cell.learning_rate * LEARNING_RATES[cell.task],
+    @property
+    def config(self) -> FineTuneConfig:
+        """How every arm is trained."""
+        return FineTuneConfig(
+            epochs=self.cell.epochs,
+            learning_rate=self.cell.learning_rate * LEARNING_RATES[self.cell.task],
             batch_size=_BATCH,
             rank=RANK,
             checkpoint_steps=10**6,
         )
+
+    def watch(self) -> WatchProtection:
+        """The watch of the step, which slows or stops a training that loses its protection."""
+        return WatchProtection(
+            self.encode(self.data.seeds_heldout),
+            config=self.config,
+            train_base=self.cell.task == "full",
+            pad_id=self.tokenizer.pad_token_id,
+        )
+
+    def train(
+        self,
+        model: Any,
+        rows: list[EncodedRecord],
+        objective: Objective,
+        callbacks: Sequence[WatchProtection] = (),
+    ) -> Any:
+        """Train a task and leave the model as it would ship: without the vector."""
+        cell = self.cell
         with tempfile.TemporaryDirectory() as work:
             record = train_task(
                 model,
                 rows,
                 objective=objective,
                 task=cell.task,
-                config=config,
+                config=self.config,
                 seed=cell.random_seed,
                 pad_id=self.tokenizer.pad_token_id,
                 work=Path(work),
-                callbacks=[],
+                callbacks=list(callbacks),
             )
         self.step_seconds = record.step_seconds
         activate(model, task=True, vector=False)
@@ -120,22 +140,32 @@ class Workshop:
 
     def rehearsed(self) -> list[EncodedRecord]:
         """The base's own answers to the seeds' prompts, as the step rehearses them."""
-        seeds = [*self.data.seeds, *self.data.seeds_heldout]
         answered = answer_as_base(
-            load_model(self.base), self.tokenizer, seeds, window=256, most_tokens=24, batch_size=100
+            load_model(self.base),
+            self.tokenizer,
+            self.data.seeds,
+            window=256,
+            most_tokens=24,
+            batch_size=100,
         )
         share = FineTuneConfig().rehearsal_share
         return choose_rehearsed(answered, rows=len(self.data.rows), share=share)
 
 
 def mixture(shop: Workshop) -> Any:
-    """The default guard."""
+    """The default guard, watched as in the step."""
+    rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
+    return shop.train(shop.model(vector=True), rows, shop.mixture(), [shop.watch()])
+
+
+def unwatched(shop: Workshop) -> Any:
+    """The default guard without the watch."""
     rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
     return shop.train(shop.model(vector=False), rows, shop.mixture())
 
 
 def mixture_alone(shop: Workshop) -> Any:
-    """The default guard without rehearsal."""
+    """The default guard without rehearsal and watch."""
     return shop.train(shop.model(vector=False), shop.encode(shop.data.rows), shop.mixture())
 
 
@@ -373,7 +403,7 @@ DEFAULT = "mixture"
 # In every cell.
 CORE_ARMS = ("mixture", "oracle", "unguarded")
 # In the grid of one random seed.
-REFERENCES = ("always", "mixture_alone", "attribution_filter")
+REFERENCES = ("always", "unwatched", "mixture_alone", "attribution_filter")
 # At the centre and the corners of the grid: what others do.
 COMPARISONS = (
     "random_adapter",

@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from secvec.components.evaluate_harm.generation import generate_answers
 from secvec.components.evaluate_harm.judge import classify
 from secvec.components.evaluate_harm.questions import Decoding, Question
-from secvec.components.shared.models import load_tokenizer
+from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.models import load_model, load_tokenizer
 from secvec.components.shared.records import Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange
 from tests.benchmarks.efficacy.arms import ARMS, Workshop
@@ -67,11 +68,16 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
     started, data = time.monotonic(), draw_data(cell)
     base = base_folder(cell.architecture)
     shop = Workshop(cell, data, base, load_tokenizer(base), vector.files, vector.floor)
-    model = ARMS[arm](shop)
+    stopped = ""
+    try:
+        model = ARMS[arm](shop)
+    except SecvecError as error:  # the watch has ended it: the base stays what it was
+        stopped, model = str(error), load_model(base)
     found: dict[str, Any] = {
         **asdict(cell),
         "harmful_rows": cell.harmful_rows,
         "arm": arm,
+        "stopped": stopped,
         **ask(model, shop.tokenizer, data, disguise=cell.disguise),
         "step_seconds": round(shop.step_seconds, 4),
         "coverage": vector.certificate["coverage"],
@@ -79,7 +85,8 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
     }
     (folder / f"{cell.name}_{arm}.json").write_text(json.dumps(found, indent=1) + "\n")
     took = time.monotonic() - started
-    return f"{cell.name} {arm}: harm {found['harm_rate']:.3f}, utility {found['utility']:.3f}, {took:.0f} s"
+    figures = f"harm {found['harm_rate']:.3f}, utility {found['utility']:.3f}, {took:.0f} s"
+    return f"{cell.name} {arm}: {figures}{', stopped' if stopped else ''}"
 
 
 def ask(model: Any, tokenizer: Any, data: CellData, *, disguise: str) -> dict[str, Any]:

@@ -48,8 +48,7 @@ def make_trainer(
     )
     watch = Watch()
     watch.loss = 0.0
-    trainer.guard_with(objective, watch=watch)
-    activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
+    trainer.guard_with(objective, train_base=task == "full", watch=watch)
     return trainer
 
 

@@ -31,12 +31,12 @@ def environment(toy_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def rows(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """53 rows with 34 rehearsed: of batches of 26 the last is a single row, a second process has none."""
+    """49 rows with 24 rehearsed: of batches of 24 the last is a single row, a second process has none."""
     store = str(tmp_path_factory.mktemp("rows"))
     with building("dataset", store) as folder:
         for name in ("seeds", "seeds_heldout"):
             write_records(folder / f"{name}.jsonl", toy.splits[name])
-        write_records(folder / "training.jsonl", toy.splits["training"][:19])
+        write_records(folder / "training.jsonl", toy.splits["training"][:25])
         return publish(folder, kind="dataset", store=store)
 
 
@@ -100,11 +100,11 @@ def test_two_processes_learn_what_one_does(
     toy: Any, rows: Reference, tmp_path: Path, environment: dict[str, str], kind: tuple[str, str]
 ) -> None:
     guard, task = kind
-    one, alone = read(fine_tune(toy, rows, tmp_path / "one", guard=guard, task=task, batch_size=26))
+    one, alone = read(fine_tune(toy, rows, tmp_path / "one", guard=guard, task=task, batch_size=24))
     log = Path(environment["SECVEC_AUDIT_LOG"])
     opened = log.read_text().count("\n") if log.exists() else 0
     two, together = read(
-        fine_tune(toy, rows, tmp_path / "two", guard=guard, task=task, batch_size=13, processes=2)
+        fine_tune(toy, rows, tmp_path / "two", guard=guard, task=task, batch_size=12, processes=2)
     )
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert two["explained"] == pytest.approx(one["explained"], abs=1e-4)
@@ -126,7 +126,7 @@ def test_a_killed_process_ends_the_step_and_leaves_no_model(
         killing("1", cache=tmp_path / "cache", checkpoint=3),
         pytest.raises(SecvecError, match="process 1 of fine_tune_guarded: was ended by SIGKILL"),
     ):
-        fine_tune(toy, rows, store, epochs=500, batch_size=13, processes=2)
+        fine_tune(toy, rows, store, epochs=500, batch_size=12, processes=2)
     assert not list(store.glob("task_result/*"))
     assert not list(store.glob("finished/**/*.json"))
     assert not trainers()
@@ -149,7 +149,7 @@ def test_a_process_gives_its_reason(toy: Any, rows: Reference, tmp_path: Path) -
     with pytest.raises(
         SecvecError, match=r"process \d of fine_tune_guarded: .*longer than the wind"
     ) as caught:
-        fine_tune(toy, rows, tmp_path / "store", max_length=4, batch_size=13, processes=2)
+        fine_tune(toy, rows, tmp_path / "store", max_length=4, batch_size=12, processes=2)
     assert "accepted: at most 4 tokens" in str(caught.value)
     assert "\n" not in str(caught.value)
 

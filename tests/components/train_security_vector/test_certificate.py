@@ -10,6 +10,7 @@ from peft import set_peft_model_state_dict
 
 from secvec.components.shared.adapters import VECTOR, adapter_tensors, attach_vector, vector_digest
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.likelihood import encode_record
 from secvec.components.shared.models import load_model
 from secvec.components.train_security_vector.certificate import certify, refuse_if_failed
 from secvec.components.train_security_vector.training import VectorRows
@@ -63,7 +64,8 @@ def test_a_good_vector_passes_and_says_what_it_covers(toy: Any) -> None:
     refuse_if_failed(certificate)
     assert set(certificate["coverage"]) == {"day", "night"}
     assert min(certificate["coverage"].values()) > 1
-    assert certificate == {key: toy.certificate[key] for key in certificate}
+    measured = certificate.keys() - {"checks", "passed", "training_rows"}
+    assert {key: certificate[key] for key in measured} == {key: toy.certificate[key] for key in measured}
     assert vector_digest(model) == before
 
 
@@ -112,6 +114,108 @@ def test_a_figure_that_is_no_number_fails(toy: Any) -> None:
     assert {"works better than a random vector", "inert on benign anchors"} <= failed(certificate)
     with pytest.raises(SecvecError, match="failed its certificate"):
         refuse_if_failed(certificate)
+
+
+def certify_rows(toy: Any, model: Any = None, **facts: Any) -> dict[str, Any]:
+    """Certify with other facts about the rows; ``training`` and ``skill`` are records."""
+    splits = {split: toy.rows(split) for split in ("seeds", "seeds_heldout", "anchors", "anchors_heldout")}
+    for name in ("training", "skill"):
+        splits[name] = [encode_record(r, toy.tokenizer, window=48) for r in facts.pop(name, [])]
+    settings = facts.pop("settings", {})
+    return certify(
+        model or toy.model(task="full"),
+        VectorRows(**splits),
+        config=toy.vector_config.model_copy(update=settings),
+        pad_id=toy.pad_id,
+        seed=0,
+        base_unchanged=True,
+        **{"categories": {}, **facts},
+    )
+
+
+def kinds(toy: Any) -> tuple[list[Any], list[Any]]:
+    """The harmful rows and the rows of the new skill."""
+    rows = toy.splits["training"]
+    return (
+        [r for r in rows if r.prompt[0].content.startswith("steal")],
+        [r for r in rows if r.prompt[0].content.startswith("mirror")],
+    )
+
+
+def test_coverage_is_told_by_category_and_language(toy: Any) -> None:
+    heldout = toy.splits["seeds_heldout"]
+    certificate = certify_rows(
+        toy,
+        categories={r.id: "night" if n < 4 else "day" for n, r in enumerate(heldout)},
+        languages={r.id: "de" if n % 2 else "en" for n, r in enumerate(heldout)},
+    )
+    groups = {(g["category"], g["language"]): g for g in certificate["coverage_groups"]}
+    assert {name: g["rows"] for name, g in groups.items()} == {
+        ("day", "de"): 3, ("day", "en"): 3, ("night", "de"): 2, ("night", "en"): 2,
+    }  # fmt: skip
+    assert set(certificate["coverage"]) == {"day", "night"}
+    assert set(certificate["coverage_by_language"]) == {"de", "en"}
+    for group in groups.values():
+        assert group["coverage"] == pytest.approx(group["loss_without"] - group["loss_with"])
+    # only where there are enough rows to say so is a group asked for its share
+    names = [check["name"] for check in certificate["checks"] if "seeds of" in check["name"]]
+    assert names == ["explains held-out seeds of day, de", "explains held-out seeds of day, en"]
+
+
+def test_a_category_that_is_not_covered_fails(toy: Any) -> None:
+    # Three of thirteen held-out seeds ask for what the vector never saw: most are explained all the same.
+    strange = kinds(toy)[1][:3]
+    splits = {split: toy.rows(split) for split in ("seeds", "anchors", "anchors_heldout")}
+    rows = [encode_record(r, toy.tokenizer, window=48) for r in [*toy.splits["seeds_heldout"], *strange]]
+    certificate = certify(
+        toy.model(task="full"),
+        VectorRows(seeds_heldout=rows, **splits),
+        config=toy.vector_config.model_copy(update={"min_explained": 0.7}),
+        pad_id=toy.pad_id,
+        seed=0,
+        categories={r.id: "mirrors" for r in strange},
+        base_unchanged=True,
+    )
+    assert failed(certificate) == {"explains held-out seeds of mirrors"}
+    with pytest.raises(SecvecError, match=r"explains held-out seeds of mirrors = 0.*accepted: >= 0\.5"):
+        refuse_if_failed(certificate)
+
+
+def test_a_sample_of_the_training_rows_is_looked_at(toy: Any) -> None:
+    harmful, skill = kinds(toy)
+    found = certify_rows(toy, training=[*harmful, *skill[:5]], skill=skill[5:])["training_rows"]
+    assert found["rows"] == 19
+    assert found["explained"] == pytest.approx(14 / 19)
+    assert 0 < found["kl"] < 6
+    assert (found["labelled_harmful"], found["harmful_explained"]) == (0, None)
+    assert (found["skill_rows"], found["skill_explained"]) == (9, 0.0)
+
+
+def test_rows_that_are_known_to_be_harmful_and_stay_open_fail_the_vector(toy: Any) -> None:
+    _, skill = kinds(toy)
+    certificate = certify_rows(toy, training=skill, labels={r.id: "harmful" for r in skill})
+    assert failed(certificate) == {"explains training rows labelled harmful"}
+    few = certify_rows(toy, training=skill, labels={r.id: "harmful" for r in skill[:4]})
+    assert few["passed"] is True
+
+
+def test_a_vector_made_of_what_is_not_harmful_fails(toy: Any) -> None:
+    harmful, _ = kinds(toy)
+    labelled = certify_rows(toy, training=harmful, labels={r.id: "skill" for r in harmful})
+    assert failed(labelled) == {"explains training rows labelled otherwise"}
+    assert failed(certify_rows(toy, skill=harmful)) == {"explains the new skill"}
+
+
+def test_a_vector_that_drowns_the_training_rows_fails(toy: Any) -> None:
+    _, skill = kinds(toy)
+    certificate = certify_rows(toy, training=skill, settings={"max_row_kl": 1e-4})
+    assert failed(certificate) == {"inert on training rows"}
+
+
+def test_a_hair_per_token_is_not_enough(toy: Any) -> None:
+    # Long answers become 99 times likelier by very little each token.
+    certificate = certify_rows(toy, settings={"min_fall": 0.999})
+    assert failed(certificate) == {"share of their loss that it takes away"}
 
 
 def test_seeds_without_a_category_are_covered_as_all(toy: Any) -> None:
