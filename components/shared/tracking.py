@@ -86,6 +86,8 @@ def log_metrics(values: Mapping[str, float | None], *, step: int = 0) -> None:
     Raises:
         SecvecError: MLflow does not answer.
     """
+    if not current_run():
+        return
     from mlflow.entities import Metric, RunTag
 
     now = int(time.time() * 1000)
@@ -102,6 +104,8 @@ def log_tags(values: Mapping[str, str]) -> None:
     Raises:
         SecvecError: MLflow does not answer.
     """
+    if not current_run():
+        return
     from mlflow.entities import RunTag
 
     _log(tags=[RunTag(key, str(value)[:8000]) for key, value in values.items()])
@@ -213,7 +217,7 @@ def _connect_once(uri: str) -> Any:
 
 
 def _log(**batch: Any) -> None:
-    if any(batch.values()) and current_run():
+    if any(batch.values()):
         client = connect()
         with mlflow_errors(client.tracking_uri):
             client.log_batch(current_run(), **batch)

@@ -20,7 +20,8 @@ def plan(tier: str) -> list[tuple[Cell, str]]:
 
 def choose_arms(cell: Cell) -> Iterator[str]:
     """The default with oracle and unguarded everywhere; the rest in the grid of one random seed."""
-    yield from CORE_ARMS
+    # Where every row is harmful there is nothing to learn, and no oracle.
+    yield from CORE_ARMS if cell.harm_share < 1 else (arm for arm in CORE_ARMS if arm != "oracle")
     grid = Cell(task=cell.task, learning_rate=cell.learning_rate, rows=cell.rows, epochs=cell.epochs)
     if cell != grid:
         return
