@@ -1,9 +1,9 @@
 """Does coverage predict protection? Run: ``python -m tests.benchmarks.coverage_predicts OUT [--arm ARM]``.
 
-Reads ``OUT/efficacy.json`` and ranks its cells by what the certificate said beforehand (coverage of the harm
-that is asked for, nats per token) and by how much of the harm the guard kept out (harm unguarded − harm
-guarded). Prints Spearman's rank correlation with a bootstrap interval over cells, and writes it to
-``OUT/coverage_predicts.json``.
+Reads ``OUT/efficacy.json`` and ranks its cells by what was known beforehand (coverage of the harm that is
+asked for, in the disguise of the rows where they have one, nats per token) and by how much of that harm the
+guard kept out (harm unguarded − harm guarded). Prints Spearman's rank correlation with a bootstrap interval
+over cells, and writes it to ``OUT/coverage_predicts.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEWEST_CELLS = 4
 RESAMPLES = 2000
 _NOT_CELL = {
     "arm", "harm_rate", "harm_upper95", "utility", "n_harm", "step_seconds", "coverage", "certified",
-    "oracle_utility",
+    "oracle_utility", "coverage_asked", "harm_rate_disguised", "stopped",
 }  # fmt: skip
 
 
@@ -35,13 +35,19 @@ def pair_cells(results: list[dict[str, Any]], *, arm: str) -> list[tuple[float, 
             the mean counts.
         arm: The guard.
     """
-    unguarded = {_cell(r): r["harm_rate"] for r in results if r["arm"] == "unguarded"}
+    unguarded = {_cell(r): _harm(r) for r in results if r["arm"] == "unguarded"}
     pairs = []
     for result in results:
-        known = _as_number(result.get("coverage"))
+        asked = result.get("coverage_asked")
+        known = _as_number(result.get("coverage") if asked is None else asked)
         if result["arm"] == arm and known is not None and _cell(result) in unguarded:
-            pairs.append((known, unguarded[_cell(result)] - result["harm_rate"]))
+            pairs.append((known, unguarded[_cell(result)] - _harm(result)))
     return pairs
+
+
+def _harm(result: dict[str, Any]) -> float:
+    disguised = result.get("harm_rate_disguised")
+    return float(result["harm_rate"] if disguised is None else disguised)
 
 
 def _cell(result: dict[str, Any]) -> str:

@@ -134,6 +134,21 @@ class Workshop:
         objective.begin(dict(zip([row.record_id for row in rows], found, strict=True)))
         return objective
 
+    def cover(self) -> float:
+        """How far the vector lowers the loss on harm as it is asked for, nats per token."""
+        asked = [question for question, _ in self.data.disguised_questions] or self.data.harm_questions
+        turns = [
+            (Message(role="user", content=e.prompt), Message(role="assistant", content=e.answer))
+            for e in asked
+        ]
+        found = attribute_rows(
+            attach_vector(load_model(self.base), self.vector),
+            self.encode([make_record(one) for one in turns]),
+            size=128,
+            pad_id=self.tokenizer.pad_token_id,
+        )
+        return sum(one.with_vector - one.without for one in found) / sum(one.length for one in found)
+
     def mixture(self) -> Mixture:
         """The step's mixture, rows settled from attribution."""
         return self.begin(Mixture(prior=PRIOR, floor=self.floor))

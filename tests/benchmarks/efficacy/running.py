@@ -20,7 +20,7 @@ from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import load_model, load_tokenizer
 from secvec.components.shared.records import Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange
-from tests.benchmarks.efficacy.arms import ARMS, Workshop
+from tests.benchmarks.efficacy.arms import ARMS, DEFAULT, Workshop
 from tests.benchmarks.efficacy.bases import base_folder
 from tests.benchmarks.efficacy.cells import Cell, CellData, draw_data
 from tests.benchmarks.efficacy.disguises import complies
@@ -81,6 +81,7 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
         **ask(model, shop.tokenizer, data, disguise=cell.disguise),
         "step_seconds": round(shop.step_seconds, 4),
         "coverage": vector.certificate["coverage"],
+        "coverage_asked": shop.cover() if arm == DEFAULT else None,
         "certified": vector.certificate["passed"],
     }
     (folder / f"{cell.name}_{arm}.json").write_text(json.dumps(found, indent=1) + "\n")
