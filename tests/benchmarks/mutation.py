@@ -83,6 +83,8 @@ def stage(area: Area, folder: Path) -> None:
             "tmp_path_retention_policy=all",
         ],
         "track_dependencies": ["false"],
+        "timeout_multiplier": ["4"],
+        "timeout_constant": ["10"],
     }
     if area.without:
         settings["pytest_add_cli_args"] += ["-k", f"not ({area.without})"]
