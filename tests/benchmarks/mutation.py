@@ -52,7 +52,9 @@ def _gate(names: str) -> tuple[str, ...]:
 AREAS = {
     "judgement": Area(
         code=_gate("attempts chain evidence figures judges noninferiority policy statement suites verdict"),
-        tests=_gate("test_tampers.py test_judges.py test_noninferiority.py test_policy.py test_step.py"),
+        tests=_gate(
+            "test_reasons.py test_tampers.py test_judges.py test_noninferiority.py test_policy.py test_step.py"
+        ),
         without="covers_the_truth",
     ),
     "promotion": Area(
