@@ -53,7 +53,8 @@ AREAS = {
     "judgement": Area(
         code=_gate("attempts chain evidence figures judges noninferiority policy statement suites verdict"),
         tests=_gate(
-            "test_reasons.py test_tampers.py test_judges.py test_noninferiority.py test_policy.py test_step.py"
+            "test_reasons.py test_tampers.py test_judges.py test_noninferiority.py test_policy.py "
+            "test_step.py"
         ),
         without="covers_the_truth",
     ),
