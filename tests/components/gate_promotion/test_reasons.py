@@ -212,6 +212,13 @@ SCENES: dict[str, Callable[[Any], Policy]] = {
     ),
     "suites within bounds": suites({"xs/over_refusal": 0.1, "a/coherence": 0.1, "b/coherence": 0.02}),
     "suites out of bounds": suites({"xs/over_refusal": 0.11, "a/coherence": 0.11, "b/coherence": 2}),
+    "a suite whose kind is not its name's": statistics(
+        suites={"a/coherence": {"kind": "over_refusal", "arms": {"guarded": {"rate": 0.05}}}}
+    ),
+    "a suite of no kind in a folder": statistics(
+        suites={"a/b/coherence": {"arms": {"guarded": {"rate": 0.2}}}}
+    ),
+    "a rate of one, and one allowed": suites({"a/coherence": 1}, max_incoherent=1),
     "suites required": policy(require_over_refusal=True, require_coherence=True),
     "suites that are none": statistics(suites=[]),
     "suites malformed": statistics(suites={"a/coherence": 1, "xs/over_refusal": {"kind": "over_refusal"}}),
