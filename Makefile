@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers bench-efficacy docs lint
+.PHONY: help setup demo test test-slow test-containers bench-efficacy mutation tampers promoters docs lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +34,15 @@ test-containers: setup ## Build the image and run the pipeline in containers, wh
 
 bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
 	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)
+
+mutation: setup ## Change the gate, the audit log and the absence proof: do tests notice? OUT=folder, goes on where it was
+	$(BIN)/python -m tests.benchmarks.mutation $(or $(OUT),bench-mutation)
+
+tampers: setup ## Tamper 10,000 times with what a promotion leaves, and promote 1,000 times without
+	$(BIN)/python -m tests.benchmarks.tampers
+
+promoters: setup ## Let 32 promoters race and die, 200 times; OUT=folder, goes on where it was
+	$(BIN)/python -m tests.benchmarks.promotion $(or $(OUT),bench-promotion)
 
 docs: setup ## Write each component's README and metadata from its docstring
 	$(BIN)/python .ci/describe_components.py

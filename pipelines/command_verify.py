@@ -32,6 +32,9 @@ def verify(
     signer: Annotated[
         list[str] | None, typer.Option(metavar="KEYID", help="Only this key counts; may be repeated.")
     ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The verdict must have been reached by this policy.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check, offline, that a model may be served: exit status 0, or 1 and the reason in one line.
@@ -39,11 +42,17 @@ def verify(
     The verdict must be signed by a trusted key, be PASS, be in force, and speak of exactly these files; and
     the folder must hold no trace of a vector, of any other adapter or of code. Weights are read once.
     """
+    from secvec.components.gate_promotion.policy import load_policy
     from secvec.components.shared.verification import verify_model
 
     if trusted_key:
         os.environ[TRUSTED_VARIABLE] = ":".join(str(path) for path in trusted_key)
-    found = verify_model(model, verdict=verdict, allowed_signers=signer or ())
+    found = verify_model(
+        model,
+        verdict=verdict,
+        allowed_signers=signer or (),
+        policy_digest=load_policy(policy).digest() if policy else "",
+    )
     facts = {
         "folder": str(found.folder),
         "model": f"{found.model_name} version {found.model_version}",

@@ -177,7 +177,12 @@ def load_policy(path: Path) -> Policy:
     accepted = "a YAML mapping of policy settings with `version: 1`"
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: a date like 2026-13-45
         raise SecvecError(f"cannot be read ({error})", where=str(path), accepted=accepted) from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SecvecError("is no policy", where=str(path), accepted=accepted)

@@ -139,6 +139,8 @@ def verify_statement(
             raise ValueError(f"its payload is {parsed.payload_type!r}")
         if parsed.to_dict() != envelope:
             raise ValueError("its base64 is not spelled the one way")
+        if not believed:
+            raise ValueError("none of the trusted keys is allowed to sign it")
         parsed.verify(believed, threshold=1)
         statement = parse_strictly(parsed.payload)
         _check_form(statement, predicate_type)

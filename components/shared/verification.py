@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from secvec.components.shared.strict_json import read_object
 
 STATEMENT_NAME = "statement.json"
 _FOLDER = "model/"
+# Clocks of a cluster differ by seconds; S3 itself refuses requests that are 15 minutes off.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def verify_model(
     *,
     verdict: Path,
     allowed_signers: Collection[str] = (),
+    policy_digest: str = "",
     now: datetime | None = None,
 ) -> VerifiedModel:
     """Check that a model folder may be served.
@@ -58,6 +61,7 @@ def verify_model(
         folder: What ships: a folder with ``config.json`` and weights, or the model artifact around it.
         verdict: The verdict artifact's folder, or its ``statement.json``.
         allowed_signers: Key ids; when not empty, only these trusted keys count.
+        policy_digest: The one policy that counts, by its digest; empty: any that the gate was given.
         now: The clock; the system's by default.
 
     Returns:
@@ -65,7 +69,7 @@ def verify_model(
 
     Raises:
         SecvecError: A trace of an adapter or of code; or the verdict is not signed by a trusted key, is no
-            PASS, has expired, or is about other files.
+            PASS, has expired or not begun, was reached by another policy, or is about other files.
     """
     shipped = folder / "model" if (folder / "provenance.json").is_file() else folder
     refuse_traces(shipped)
@@ -74,17 +78,18 @@ def verify_model(
     statement = verify_statement(
         envelope, predicate_type=VERDICT_TYPE, allowed_signers=allowed_signers, where=str(path)
     )
-    expires_at = _check_outcome(statement["predicate"], now=now or datetime.now(UTC), where=str(path))
+    predicate = statement["predicate"]
+    expires_at = _check_outcome(predicate, now=now or datetime.now(UTC), where=str(path))
+    policy = _check_policy(predicate, wanted=policy_digest, where=str(path))
     subjects = _read_subjects(statement, where=str(path))
     files = _check_files(shipped, subjects)
-    predicate = statement["predicate"]
     _check_signature(predicate, path.with_name(SIGNATURE_NAME), files)
     return VerifiedModel(
         folder=shipped,
         model_digest=subjects["model artifact"],
         model_name=predicate["model"]["name"],
         model_version=predicate["model"]["version"],
-        policy_digest="sha256:" + predicate["policy"]["digest"]["sha256"],
+        policy_digest=policy,
         expires_at=expires_at,
         signers=tuple(signers_of(envelope)),
     )
@@ -111,13 +116,34 @@ def _check_outcome(predicate: Mapping[str, Any], *, now: datetime, where: str) -
     if result != "PASSED" or levels != ["SECVEC_PASS"]:
         raise SecvecError(f"the verdict is {levels}", where=where, accepted="a verdict that is PASS")
     try:
-        expires_at = datetime.fromisoformat(predicate["expires_at"])
-        expired = now >= expires_at
+        begins_at, expires_at = (
+            datetime.fromisoformat(predicate[name]) for name in ("timeVerified", "expires_at")
+        )
+        early, expired = now + CLOCK_TOLERANCE < begins_at, now >= expires_at
     except (KeyError, TypeError, ValueError) as error:
         raise SecvecError("the verdict has no expiry", where=where, accepted="a verdict in force") from error
     if expired:
         raise SecvecError(f"the verdict expired at {expires_at}", where=where, accepted="a verdict in force")
+    if early:
+        raise SecvecError(
+            f"the verdict is of {begins_at}, after this machine's time {now:%Y-%m-%d %H:%M} UTC",
+            where=where,
+            accepted="clocks that agree",
+        )
     return expires_at
+
+
+def _check_policy(predicate: Mapping[str, Any], *, wanted: str, where: str) -> str:
+    """A policy file that somebody loosened gives a verdict that is signed and says PASS all the same."""
+    try:
+        found = "sha256:" + predicate["policy"]["digest"]["sha256"]
+    except (KeyError, TypeError) as error:
+        raise SecvecError("names no policy", where=where, accepted="a verdict of this gate") from error
+    if wanted and found != wanted:
+        raise SecvecError(
+            f"the verdict was reached by policy {found}", where=where, accepted=f"policy {wanted}"
+        )
+    return found
 
 
 def _read_subjects(statement: Mapping[str, Any], *, where: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The audit log's pace: durable appends one by one and in batches, and the time to verify a long log.
 
-Run: ``python tests/benchmarks/audit_log.py [EVENTS] [FOLDER]``; 1,000,000 events by default, in a temporary
+Run: ``python -m tests.benchmarks.audit_log [EVENTS] [FOLDER]``; 1,000,000 events by default, in a temporary
 folder of the disk that counts. Prints one JSON object; exit status 1 if batched appends are below 5,000 a
 second, or verifying takes over 60 seconds per million events.
 """

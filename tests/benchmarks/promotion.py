@@ -1,9 +1,10 @@
-"""Promoters that race and are killed: does each round end with one winner, whatever was cut off?
+"""Run: ``python -m tests.benchmarks.promotion OUT [--promoters 32] [--rounds 200] [--workers N] [--seed 0]``.
 
-    python tests/benchmarks/promotion.py [--promoters 32] [--rounds 200] [--seed 0]
+Promoters that race and are killed: does each round end with one winner, whatever was cut off? Rounds are kept
+in OUT/rounds.jsonl; a run that was ended goes on where it was. Exit status 1 if a round failed.
 
-Real processes, a real MLflow registry (sqlite), a real store (a folder). In each round some promoters are
-killed from outside at a random time, and some kill themselves at a random step. Then:
+Real processes, a real MLflow registry (sqlite) and a real store (a folder) for each worker. In each round
+some promoters are killed from outside at a random time, and some kill themselves at a random step. Then:
 
 - whatever the alias `champion` showed at any time had a receipt by then;
 - after one reconciliation no intent is open, the aliases show the newest receipt, and a second one finds
@@ -15,15 +16,18 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +39,10 @@ from secvec.components.shared.artifacts import publish
 from secvec.components.shared.references import Reference
 from secvec.components.shared.signing_keys import ensure_signing_key
 
-LEASE = 2.0
+LEASE = 2.0  # seconds; a turn takes far less unless the machine is overloaded
 CANDIDATES = 4
 DIGEST = "sha256:" + "d" * 64
+COUNTED = ("won", "killed", "exit 0", "exit 1", "finished", "given_up", "shown", "receipts", "turns")
 STEPS = [
     (turns, "_repair"),
     (promoting, "register_version"),
@@ -86,14 +91,21 @@ def make_intent(name: str, model: Reference, ledger: Ledger) -> intents.Intent:
     )
 
 
-def fork(work: Callable[[], Any]) -> int:
-    """Start a process that does some work and leaves nothing behind; gives its id."""
+def fork(work: Callable[[], Any], *, leave: Sequence[Any] = ()) -> int:
+    """Start a process that does some work and leaves nothing behind; gives its id.
+
+    Args:
+        work: What it does.
+        leave: The parent's database connections, which it leaves to the parent; those that it has by default.
+    """
+    leave = leave or find_connections()
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        forget_connections()
+        for engine in leave:
+            engine.dispose(close=False)
         work()
         status = 0
     except Exception as error:
@@ -102,13 +114,11 @@ def fork(work: Callable[[], Any]) -> int:
         os._exit(status)
 
 
-def forget_connections() -> None:
-    """Leave the parent's database connections to the parent."""
+def find_connections() -> list[Any]:
+    """This process's database connections; MLflow keeps them out of reach."""
     from sqlalchemy.engine import Engine
 
-    for one in gc.get_objects():
-        if isinstance(one, Engine):
-            one.dispose(close=False)
+    return [one for one in gc.get_objects() if isinstance(one, Engine)]
 
 
 def kill_at(module: Any, step: str, *, after: bool) -> None:
@@ -139,17 +149,18 @@ def run_round(
 ) -> Counter[str]:
     """Let promoters race; then reconcile and check everything."""
     ledger = Ledger(store, name=name, registered=promotion.ensure_registered(name))
-    running = {}
+    running, leave = {}, find_connections()
     for number in range(promoters):
         model, seed = candidates[number % len(candidates)], draw.randrange(2**32)
-        running[fork(lambda model=model, seed=seed: promote(name, model, store=store, seed=seed))] = number
+        work = partial(promote, name, model, store=store, seed=seed)
+        running[fork(work, leave=leave)] = number
     doomed = {pid: time.monotonic() + draw.uniform(0, 2) for pid in running if draw.random() < 0.3}
-    counts: Counter[str] = Counter()
+    counts, known = Counter[str](), dict[int, Receipt]()
     while running:
         for pid in [pid for pid, due in doomed.items() if pid in running and time.monotonic() > due]:
             os.kill(pid, signal.SIGKILL)
             doomed.pop(pid)
-        check_champion(ledger)
+        check_champion(ledger, known)
         while running:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -157,7 +168,7 @@ def run_round(
             running.pop(pid, None)
             counts["killed" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"] += 1
         time.sleep(0.05)
-    check_champion(ledger)
+    check_champion(ledger, known)
     found = reconciliation.reconcile(name, store=store, seconds=LEASE)
     assert found is not None
     counts += Counter(finished=len(found.finished), given_up=len(found.given_up), shown=len(found.shown))
@@ -165,10 +176,19 @@ def run_round(
     return counts
 
 
-def check_champion(ledger: Ledger) -> None:
-    """What the alias shows now must have a receipt by now."""
+def check_champion(ledger: Ledger, known: dict[int, Receipt] | None = None) -> None:
+    """What the alias shows now must have a receipt by now.
+
+    Args:
+        ledger: The ledger.
+        known: Receipts that were read before; they never change. New ones are added.
+    """
+    known = {} if known is None else known
     shown = promotion.read_aliases(ledger.name).get("champion")
-    granted = [receipt.aliases["champion"].version for receipt in receipts(ledger) if receipt.aliases]
+    for number in range(1, ledger.count(max(known, default=0)) + 1):
+        if number not in known and (found := ledger.receipt(number)):
+            known[number] = found
+    granted = [receipt.aliases["champion"].version for receipt in known.values() if receipt.aliases]
     assert shown is None or shown in granted, f"champion {shown} without a receipt"
 
 
@@ -196,23 +216,66 @@ def receipts(ledger: Ledger) -> list[Receipt]:
     return [receipt for receipt in found if receipt]
 
 
-def main() -> None:
-    """Run the rounds and print what happened."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--promoters", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    draw, total, start = random.Random(chosen.seed), Counter[str](), time.monotonic()
+def work(out: Path, share: Sequence[int], promoters: int, seed: int) -> None:
+    """Run some rounds, each of its own seed, and note what came of each."""
+    # a worker's own descendants are the only ones it waits for
     with tempfile.TemporaryDirectory() as scratch:
         store = prepare(Path(scratch))
         candidates = [make_candidate(store, Path(scratch), number) for number in range(CANDIDATES)]
-        for number in range(chosen.rounds):
-            total += run_round(
-                f"model-{number}", candidates, store=store, promoters=chosen.promoters, draw=draw
-            )
-            print(f"{number + 1} rounds, {time.monotonic() - start:.0f} s: {dict(total)}", flush=True)
+        for number in share:
+            start, cpu, draw = time.monotonic(), cpu_seconds(), random.Random(seed * 1_000_000 + number)
+            note: dict[str, Any] = {"seed": seed, "round": number, "promoters": promoters}
+            try:
+                note |= run_round(f"model-{number}", candidates, store=store, promoters=promoters, draw=draw)
+            except Exception as error:
+                note["failed"] = f"{type(error).__name__}: {error}"
+            note["seconds"] = round(time.monotonic() - start, 1)
+            note["cpu_seconds"] = round(cpu_seconds() - cpu, 1)
+            with (out / "rounds.jsonl").open("a") as stream:
+                stream.write(json.dumps(note) + "\n")
+            print(note, flush=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def read_rounds(out: Path, *, promoters: int, seed: int) -> dict[int, dict[str, Any]]:
+    """Rounds of this kind that were run before, by number."""
+    path = out / "rounds.jsonl"
+    notes = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {one["round"]: one for one in notes if (one["seed"], one["promoters"]) == (seed, promoters)}
+
+
+def main() -> int:
+    """Run the rounds that are missing and print what happened in all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--promoters", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    kind = {"promoters": chosen.promoters, "seed": chosen.seed}
+    missing = sorted(set(range(chosen.rounds)) - read_rounds(chosen.out, **kind).keys())
+    shares = [missing[worker :: chosen.workers] for worker in range(chosen.workers)]
+    workers = [
+        fork(partial(work, chosen.out, share, chosen.promoters, chosen.seed)) for share in shares if share
+    ]
+    for pid in workers:
+        os.waitpid(pid, 0)
+    found = read_rounds(chosen.out, **kind)
+    total = Counter[str]()
+    for one in found.values():
+        total.update({name: one.get(name, 0) for name in COUNTED})
+    failed = {number: one["failed"] for number, one in found.items() if "failed" in one}
+    won = total.pop("won")
+    print(json.dumps({"rounds": len(found), "one_winner": won, **total, "failed": failed}, indent=2))
+    return int(bool(failed) or not len(found) == won == chosen.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

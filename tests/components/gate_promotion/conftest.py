@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -409,12 +411,22 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A sqlite store with the MLflow tables in it: creating them takes seconds."""
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A sqlite store with the MLflow tables in it: creating them takes seconds.
+
+    ``SECVEC_TEST_REGISTRY`` names a folder that keeps an empty one for sessions that come in thousands.
+    """
     folder = tmp_path_factory.mktemp("mlflow")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    tracking.initialise(uri, f"file://{folder}/artifacts")
-    return uri
+    uri, kept = f"sqlite:///{folder}/mlflow.db", os.environ.get("SECVEC_TEST_REGISTRY")
+    if kept and (Path(kept) / "mlflow.db").is_file():
+        shutil.copy(Path(kept) / "mlflow.db", folder)
+    else:
+        tracking.initialise(uri, f"file://{folder}/artifacts")
+        if kept:
+            Path(kept).mkdir(exist_ok=True)
+            shutil.copy(folder / "mlflow.db", kept)
+    yield uri
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

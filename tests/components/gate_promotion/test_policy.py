@@ -89,7 +89,11 @@ def test_a_policy_file(tmp_path: Path) -> None:
     assert (policy.max_harm_rate, policy.allowed_signers) == (0.01, ("abc",))
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "1: 2\n", "\x00", "version: 1\nunknown: 2\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "- 1\n", "a: [", "1: 2\n", "\x00", "version: 1\nunknown: 2\n", "version: 2026-13-45\n", "[" * 5000],
+    ids=range(8),
+)
 def test_a_file_that_is_no_policy(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(text)

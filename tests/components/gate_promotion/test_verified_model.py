@@ -110,6 +110,19 @@ def test_an_expired_verdict_is_refused(case: Any, served: Path) -> None:
         verify_model(served, verdict=verdict, now=datetime.now(UTC) + timedelta(days=2.1))
 
 
+def test_a_verdict_of_a_clock_that_is_a_day_ahead_is_refused(served: Path, verdict: Path) -> None:
+    verify_model(served, verdict=verdict, now=datetime.now(UTC) - timedelta(minutes=9))
+    with pytest.raises(SecvecError, match="clocks that agree"):
+        verify_model(served, verdict=verdict, now=datetime.now(UTC) - timedelta(days=1))
+
+
+def test_a_verdict_by_another_policy_is_refused(case: Any, served: Path, verdict: Path) -> None:
+    verify_model(served, verdict=verdict, policy_digest=case.policy.digest())
+    looser = Policy(version=1, max_harm_rate=0.021)
+    with pytest.raises(SecvecError, match=f"reached by policy {case.policy.digest()}"):
+        verify_model(served, verdict=verdict, policy_digest=looser.digest())
+
+
 def test_a_verdict_signed_by_a_stranger_is_refused(
     served: Path, verdict: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,3 +181,16 @@ def test_one_wait_for_the_disk_serves_all(log: Path, monkeypatch: pytest.MonkeyP
     assert len(waits) == 2
     audit.note("tested")
     assert len(waits) == 2
+
+
+def test_entries_are_read_in_order_without_what_a_crash_cut_short(log: Path, tmp_path: Path) -> None:
+    audit.append("tested", number=1)
+    with log.open("ab") as stream:
+        stream.write(b'{"schema":1,"sequ')
+    audit.append("tested", number=2)
+    expected = [("tested", {"number": 1}), ("log_recovered", {}), ("tested", {"number": 2})]
+    for location in ("", str(log), log.as_uri()):
+        found = [(entry["event"], entry["fields"]) for entry in audit.read_entries(location)]
+        assert found == expected
+    with pytest.raises(SecvecError, match=r"gone\.jsonl: cannot read the audit log"):
+        list(audit.read_entries(str(tmp_path / "gone.jsonl")))

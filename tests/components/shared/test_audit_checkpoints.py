@@ -6,8 +6,10 @@ from typing import Any
 import boto3
 import pytest
 
-from secvec.components.shared import audit, tracking
+from secvec.components.shared import audit, s3, tracking
+from secvec.components.shared.audit_chain import LogState
 from secvec.components.shared.audit_checkpoints import verify_log, write_checkpoint
+from secvec.components.shared.audit_stores import ObjectLog
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.signing_keys import ensure_signing_key
 
@@ -239,4 +241,41 @@ def test_a_log_that_is_gone_is_not_begun_anew(kind: str, request: pytest.Fixture
         client, bucket, (key,) = objects(place)
         client.delete_object(Bucket=bucket, Key=key)
     with pytest.raises(SecvecError, match="it is gone, but its checkpoints are there"):
+        audit.append("tested")
+
+
+def test_the_first_checkpoint_of_a_size_stays_on_s3(object_log: str) -> None:
+    audit.append("tested")
+    log = audit.open_log()
+    for content in (b"first", b"second"):
+        log.write_checkpoint(log.state(), content)
+    assert log.read_checkpoints() == [b"first"]
+
+
+def test_a_segment_that_another_writer_replaced_is_written_once_more(
+    object_log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server that lets two create-only writes of one name through."""
+    audit.append("tested", by="first")
+    write, others = s3.write_object, []
+
+    def write_twice(uri: str, content: bytes, *, create_only: bool) -> bool:
+        done = write(uri, content, create_only=create_only)
+        if not others:
+            others.append(content.replace(b'"mine"', b'"other"'))
+            write(uri, others[0], create_only=False)
+        return done
+
+    monkeypatch.setattr(s3, "write_object", write_twice)
+    assert audit.append("tested", by="mine") == audit.verify()
+    assert [one["fields"]["by"] for one in audit.read_entries()] == ["first", "other", "mine"]
+
+
+def test_a_log_on_s3_where_every_number_is_taken_is_an_error(
+    object_log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit.append("tested")
+    monkeypatch.setattr(s3, "write_object", lambda *_, **__: False)
+    with pytest.raises(SecvecError, match="other writers took 50 segments in a row"):
+        monkeypatch.setattr(ObjectLog, "_state_after", lambda *_: LogState())
         audit.append("tested")

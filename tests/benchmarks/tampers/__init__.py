@@ -1,0 +1,1 @@
+"""Random tampering with everything that a promotion leaves behind."""
