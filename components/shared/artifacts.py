@@ -35,6 +35,9 @@ from secvec.components.shared.storage import (
     local_path,
     read_bytes,
     scheme_of,
+    sync_path,
+    sync_tree,
+    tells_disk_full,
     write_bytes,
 )
 
@@ -85,7 +88,7 @@ def building(kind: Kind, store: str) -> Iterator[Path]:
         yield folder
     except BaseException as error:
         # Made before the folder is removed, when the disk is as full as it was.
-        full = disk_full(folder) if _tells_disk_full(error) else None
+        full = disk_full(folder) if tells_disk_full(error) else None
         shutil.rmtree(folder, ignore_errors=True)
         if full:
             raise full from error
@@ -171,12 +174,6 @@ def _scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tells_disk_full(error: BaseException) -> bool:
-    # safetensors gives the operating system's error only in its text.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
-
-
 def _publish_local(folder: Path, manifest: Manifest, *, target: Path, owned: bool) -> None:
     data = manifest.to_bytes()
     digest = digest_bytes(data)
@@ -206,8 +203,7 @@ def _check_room(path: Path, manifest: Manifest) -> None:
 def _move_into_place(staged: Path, target: Path, *, digest: str) -> None:
     """Rename a whole folder to where readers look; a folder that got there first must be the same."""
     with local_errors(target):
-        for path in (*staged.rglob("*"), staged):
-            _sync(path)
+        sync_tree(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             staged.rename(target)
@@ -215,16 +211,8 @@ def _move_into_place(staged: Path, target: Path, *, digest: str) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             verify_manifest(target, digest=digest)
-        _sync(target.parent)
-        _sync(target.parents[1])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_path(target.parent)
+        sync_path(target.parents[1])
 
 
 def _publish_s3(folder: Path, manifest: Manifest, *, uri: str) -> None:

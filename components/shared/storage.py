@@ -242,6 +242,28 @@ def disk_full(path: Path, *, needed: int | None = None) -> SecvecError:
     return SecvecError(f"disk full: {wanted}{free_bytes(path)} bytes free", where=str(path))
 
 
+def tells_disk_full(error: BaseException) -> bool:
+    """Whether an error of any library says that the disk is full."""
+    # safetensors gives the operating system's error only in its text.
+    full = getattr(error, "errno", None) in _DISK_FULL
+    return full or "No space left on device" in str(error)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it is safe on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are safe on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def free_bytes(path: Path) -> int:
     """Give the bytes free on the disk on which a path lies or would lie."""
     return shutil.disk_usage(next(one for one in (path, *path.parents) if one.exists())).free
