@@ -6,15 +6,18 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from secvec.components.shared import s3
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import (
     MANIFEST_NAME,
+    Damaged,
     FileEntry,
     Manifest,
     check_file,
@@ -24,7 +27,9 @@ from secvec.components.shared.manifest import (
     unfinished,
     verify_manifest,
 )
+from secvec.components.shared.progress import report
 from secvec.components.shared.references import Kind, Reference
+from secvec.components.shared.s3_errors import pause
 from secvec.components.shared.storage import (
     disk_full,
     download_file,
@@ -44,6 +49,9 @@ from secvec.components.shared.storage import (
 CACHE_VARIABLE = "SECVEC_CACHE"
 _SCRATCH = ".building"
 _MARK = ".secvec-store"
+_READS = 4
+_ABANDONED = timedelta(days=1)
+_T = TypeVar("_T")
 
 
 def cache_folder() -> Path:
@@ -54,7 +62,8 @@ def cache_folder() -> Path:
 def check_store(store: str) -> None:
     """Prove that a store can be written and read, so that a run fails before its work and not after.
 
-    Leaves one constant file ``.secvec-store``: deleting may be forbidden where creating is allowed.
+    Also removes what was begun and not finished a day ago or longer, by runs that were killed. Leaves one
+    constant file ``.secvec-store``: deleting may be forbidden where creating is allowed.
 
     Raises:
         SecvecError: The store is absent, read-only or refuses the credentials.
@@ -62,6 +71,9 @@ def check_store(store: str) -> None:
     write_bytes(join_uri(store, _MARK), b"secvec artifact store, layout 1\n", create_only=True)
     with _scratch(_scratch_parent(store)) as folder:
         write_bytes(str(folder / _MARK), b"")
+    _sweep_scratch(_scratch_parent(store))
+    if scheme_of(store) == "s3":
+        _sweep_uploads(store, older_than=_ABANDONED)
 
 
 def artifact_uri(store: str, *, kind: Kind, digest: str) -> str:
@@ -147,15 +159,20 @@ def fetch_file(reference: Reference, name: str) -> bytes:
     source = join_uri(reference.uri, MANIFEST_NAME)
     if not exists(source):
         raise unfinished(reference.uri)
-    manifest = parse_manifest(read_bytes(source), where=source, digest=reference.digest)
+    _, manifest = _read_manifest(reference)
     entry = manifest.files.get(name)
     if manifest.kind != reference.kind or entry is None:
         problem = f"holds a {manifest.kind} without {name}" if entry is None else f"holds a {manifest.kind}"
         raise SecvecError(problem, where=reference.uri, accepted=f"a {reference.kind} with {name}")
-    data = read_bytes(where := join_uri(reference.uri, name))
-    if digest_bytes(data) != entry.digest:
-        raise SecvecError(f"has digest {digest_bytes(data)}", where=where, accepted=entry.digest)
-    return data
+    where = join_uri(reference.uri, name)
+
+    def read() -> bytes:
+        data = read_bytes(where)
+        if digest_bytes(data) != entry.digest:
+            raise Damaged(f"has digest {digest_bytes(data)}", where=where, accepted=entry.digest)
+        return data
+
+    return _again_if_damaged(read)
 
 
 def _scratch_parent(store: str) -> Path:
@@ -172,6 +189,14 @@ def _scratch(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_scratch(parent: Path) -> None:
+    until = time.time() - _ABANDONED.total_seconds()
+    for folder in parent.glob("*"):
+        with suppress(FileNotFoundError):
+            if max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) < until:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish_local(folder: Path, manifest: Manifest, *, target: Path, owned: bool) -> None:
@@ -221,6 +246,19 @@ def _publish_s3(folder: Path, manifest: Manifest, *, uri: str) -> None:
         if not _is_uploaded(target, entry):
             s3.upload_object(folder / name, target, metadata={"sha256": entry.digest})
     write_bytes(join_uri(uri, MANIFEST_NAME), manifest.to_bytes(), create_only=True)
+    # What an earlier attempt began, or another that is not needed any more: its owner finds the object here.
+    _sweep_uploads(uri)
+
+
+def _sweep_uploads(uri: str, *, older_than: timedelta = timedelta()) -> None:
+    try:
+        count = s3.abort_uploads(uri, older_than=older_than)
+    except SecvecError as error:
+        # A role may lack the right to list them; then the next one, or the bucket's own rule, cleans up.
+        report("uploads_not_swept", reason=str(error))
+        return
+    if count:
+        report("uploads_swept", count=count, under=uri)
 
 
 def _is_uploaded(uri: str, entry: FileEntry) -> bool:
@@ -243,13 +281,39 @@ def _fetch_remote(reference: Reference, folder: Path) -> Manifest:
     source = join_uri(reference.uri, MANIFEST_NAME)
     if scheme_of(source) == "s3" and not exists(source):
         raise unfinished(reference.uri)
-    data = read_bytes(source)
-    manifest = parse_manifest(data, where=source, digest=reference.digest)
+    data, manifest = _read_manifest(reference)
     with _scratch(cache_folder() / _SCRATCH) as staged:
         _check_room(staged, manifest)
         for name, entry in manifest.files.items():
-            download_file(join_uri(reference.uri, name), staged / name)
-            check_file(staged / name, entry)
+            _download_verified(join_uri(reference.uri, name), staged / name, entry)
         write_bytes(str(staged / MANIFEST_NAME), data)
         _move_into_place(staged, folder, digest=reference.digest)
     return manifest
+
+
+def _read_manifest(reference: Reference) -> tuple[bytes, Manifest]:
+    source = join_uri(reference.uri, MANIFEST_NAME)
+
+    def read() -> tuple[bytes, Manifest]:
+        data = read_bytes(source)
+        return data, parse_manifest(data, where=source, digest=reference.digest)
+
+    return _again_if_damaged(read)
+
+
+def _download_verified(source: str, path: Path, entry: FileEntry) -> None:
+    def download() -> None:
+        download_file(source, path)
+        check_file(path, entry, where=source)
+
+    _again_if_damaged(download)
+
+
+def _again_if_damaged(read: Callable[[], _T]) -> _T:
+    """Read what must have a digest, and again if it has another: most bits turn on the way."""
+    for tries in range(1, _READS):
+        try:
+            return read()
+        except Damaged:
+            pause(tries)
+    return read()

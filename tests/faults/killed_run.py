@@ -5,19 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import signal
 import socket
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from secvec.components.fine_tune_guarded.checkpoints import newest_complete, step_of
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import MANIFEST_NAME, verify_manifest
-from secvec.components.shared.references import Reference
+from secvec.components.shared.references import Kind
 from tests.faults.forked_run import ForkedProcess, start_command
 from tests.faults.write_points import VARIABLE
 
@@ -199,14 +198,12 @@ def look_at_leftovers(folder: Path) -> dict[str, Any]:
 
 
 def _check_visible(path: Path) -> list[str]:
-    if re.fullmatch(r"[0-9a-f]{64}", path.name) and path.is_dir():
+    if path.parent.name in get_args(Kind):
         return _verify(path, digest=f"sha256:{path.name}")
-    if path.parent.name != "finished":
-        return []
     found = []
-    for record in path.glob("*.json"):
+    for record in (one for one in path.rglob("*.json") if not one.name.startswith(".")):
         try:
-            Reference.model_validate_json(record.read_bytes())
+            json.loads(record.read_bytes())
         except ValueError as error:
             found.append(f"{record} is torn: {error}")
     return found

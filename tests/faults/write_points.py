@@ -88,8 +88,8 @@ _current: WritePoints | None = None
 
 
 def install(process: str) -> None:
-    """Count this process's write points as the environment says, and no more those of the one it came from."""
-    global _current  # noqa: PLW0603 (an audit hook can be added and never removed)
+    """Count the write points of this process, as the environment says, and no more those of its parent."""
+    global _current
     settings = os.environ.get(VARIABLE)
     if not settings:
         return
