@@ -30,6 +30,16 @@ class FineTuneConfig(Settings):
         lt=1,
         description="mixture: prior probability π that a row is what the vector explains, between 0 and 1",
     )
+    rehearsal_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="mixture: the base's own answers to the seeds' prompts, per training row, 0 (none) to 1; "
+        "each prompt is rehearsed at least once a pass",
+    )
+    rehearsal_tokens: int = Field(
+        64, ge=1, description="mixture: longest rehearsed answer in tokens, 1 or more"
+    )
     max_length: int | None = Field(
         None, ge=2, description="longest sequence in tokens, 2 or more; the model's window when not given"
     )

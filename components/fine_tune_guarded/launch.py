@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import OutOfMemory, SecvecError
 
 MODULE = "secvec.components.fine_tune_guarded.process"
 
@@ -48,7 +48,9 @@ def launch_processes(job: Mapping[str, Any], *, count: int) -> None:
         run(parse_args(options))
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
-        raise SecvecError(_explain(failure), where=f"process {rank} of {MODULE.split('.')[-2]}") from None
+        line = _explain(failure)
+        kind = OutOfMemory if "out of memory with batch_size" in line else SecvecError
+        raise kind(line, where=f"process {rank} of {MODULE.split('.')[-2]}") from None
 
 
 def _order(failure: Any) -> tuple[bool, bool, int]:
@@ -64,4 +66,7 @@ def _explain(failure: Any) -> str:
         return f"was ended by {failure.signal_name()}"
     data = failure.error_file_data.get("message", "")
     text = data.get("message", "") if isinstance(data, dict) else data
-    return str(text).removeprefix("SecvecError: ") or f"ended with exit status {failure.exitcode}"
+    return (
+        str(text).removeprefix("SecvecError: ").removeprefix("OutOfMemory: ")
+        or f"ended with exit status {failure.exitcode}"
+    )

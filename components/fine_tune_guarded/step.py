@@ -13,14 +13,15 @@ from transformers import set_seed
 
 from secvec.components.fine_tune_guarded.attribution import (
     SUMMARY_FILE,
-    RowAttribution,
     attribute_rows,
     summarise_attribution,
     write_attribution,
 )
+from secvec.components.fine_tune_guarded.checkpoint_places import local_place
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
 from secvec.components.fine_tune_guarded.launch import count_for_pod, launch_processes
-from secvec.components.fine_tune_guarded.objectives import Mixture, make_objective
+from secvec.components.fine_tune_guarded.memory import record_passes, train_within_memory
+from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, make_objective
 from secvec.components.fine_tune_guarded.processes import (
     from_first,
     gather,
@@ -28,6 +29,7 @@ from secvec.components.fine_tune_guarded.processes import (
     is_joined,
     shard,
 )
+from secvec.components.fine_tune_guarded.rehearsal import answer_as_base, choose_rehearsed
 from secvec.components.fine_tune_guarded.result import check_untouched, digest_untouched, write_result
 from secvec.components.fine_tune_guarded.tracking import TrackLoss
 from secvec.components.fine_tune_guarded.train_job import run_train_job
@@ -37,10 +39,11 @@ from secvec.components.shared.adapters import (
     VECTOR,
     attach_adapter,
     attach_vector,
+    fold_vector,
     make_lora_config,
     vector_digest,
 )
-from secvec.components.shared.artifacts import building, cache_folder, fetch, publish
+from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.finished import input_key, recall, remember
@@ -186,9 +189,11 @@ def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
     Raises:
         SystemExit: This is another than the first: status 0, its work is done.
     """
-    work = cache_folder() / "training" / key
+    work = local_place(key)
     with building("task_result", store) as folder:
-        measured = _train(inputs, folder=folder, work=work)
+        measured = train_within_memory(
+            lambda config: _train(inputs, config=config, folder=folder, work=work), inputs.config
+        )
         if not is_first():
             raise SystemExit(0)
         reference = publish(folder, kind="task_result", store=store)
@@ -210,17 +215,18 @@ def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
         raise SecvecError(f"{name} = {value!r}", where=STEP, accepted=", ".join(accepted))
 
 
-def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
-    config, guarded = inputs.config, inputs.guard != "none"
+def _train(inputs: _Inputs, *, config: FineTuneConfig, folder: Path, work: Path) -> dict[str, float]:
+    guarded = inputs.guard != "none"
     records = _read_rows(inputs.dataset)
     tokenizer: Any = load_tokenizer(inputs.base.path)
     # All weights that learn, with their gradients and moments, may be more than one device holds.
     spread = inputs.task == "full" and is_joined()
     model: Any = load_model(inputs.base.path, dtype=config.dtype, device="cpu" if spread else None)
     rows = _encode(records, tokenizer, window=model_window(model, config.max_length), config=config)
-    objective = make_objective(
-        inputs.guard, prior=config.prior, floor=inputs.floor, train_base=inputs.task == "full"
-    )
+    objective = make_objective(inputs.guard, prior=config.prior, floor=inputs.floor)
+    rehearsed: list[EncodedRecord] = []
+    if isinstance(objective, Mixture):
+        rehearsed = _rehearse(model, tokenizer, inputs, rows=len(rows))
     set_seed(inputs.seed)
     if inputs.task == "lora":
         # The task adapter is attached first: the Trainer takes the first of two active adapters as its own.
@@ -238,13 +244,16 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
             summary = json.dumps(summarise_attribution(records, attributions), indent=2, sort_keys=True)
             (folder / SUMMARY_FILE).write_text(summary + "\n", encoding="utf-8")
         if isinstance(objective, Mixture):
-            _settle(objective, rows, attributions)
+            ids = [row.record_id for row in rows]
+            objective.begin(dict(zip(ids, attributions, strict=True)))
+    if inputs.guard == "always" and inputs.task == "lora" and model.dtype == torch.float32:
+        fold_vector(model)
+        objective = OneBranch(with_vector=False, folded=True)
     before = digest_untouched(model, guarded=guarded, task=inputs.task)
     record = train_task(
         model,
-        rows,
+        [*rows, *rehearsed],
         objective=objective,
-        guarded=guarded,
         task=inputs.task,
         config=config,
         seed=inputs.seed,
@@ -256,8 +265,10 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
     check_untouched(before, after)
     training = {
         **inputs.about(),
+        **record_passes(inputs.config, used=config),
         "steps": record.steps,
         "rows_truncated": sum(row.truncated for row in rows),
+        "rows_rehearsed": len(rehearsed),
         "losses": record.losses,
         "explained": record.explained,
         "untouched": gather([after]),  # in each process
@@ -287,14 +298,24 @@ def _check_certified(model: PeftModel, inputs: _Inputs) -> None:
         )
 
 
-def _settle(objective: Mixture, rows: list[EncodedRecord], attributions: list[RowAttribution]) -> None:
-    """Decide beforehand what row attribution already decides."""
-    without, with_vector, lengths = (
-        torch.tensor([getattr(found, name) for found in attributions])
-        for name in ("without", "with_vector", "length")
+def _rehearse(model: Any, tokenizer: Any, inputs: _Inputs, *, rows: int) -> list[EncodedRecord]:
+    """The rehearsed rows of all processes, answered by the first."""
+    config = inputs.config
+    if not config.rehearsal_share:
+        return []
+    folder = fetch(inputs.dataset)
+    seeds = [r for name in ("seeds", "seeds_heldout") for r in read_records(folder / f"{name}.jsonl")]
+    answered = from_first(
+        lambda: answer_as_base(
+            model,
+            tokenizer,
+            seeds,
+            window=model_window(model, config.max_length),
+            most_tokens=config.rehearsal_tokens,
+            batch_size=4 * config.batch_size,
+        )
     )
-    responsibilities = objective.responsibilities(without, with_vector, lengths)
-    objective.settle([row.record_id for row in rows], responsibilities)
+    return choose_rehearsed(answered, rows=rows, share=config.rehearsal_share)
 
 
 def _encode(

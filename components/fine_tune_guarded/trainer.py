@@ -1,4 +1,4 @@
-"""A Trainer that runs the two branches of a guarded step, in one process or several."""
+"""A Trainer whose loss is an objective's, in one process or several."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback
 
+from secvec.components.fine_tune_guarded.checkpoint_places import keep
 from secvec.components.fine_tune_guarded.checkpoints import (
     OBJECTIVE,
     checkpoint_room,
@@ -26,20 +27,17 @@ from secvec.components.fine_tune_guarded.checkpoints import (
 from secvec.components.fine_tune_guarded.objectives import Objective
 from secvec.components.fine_tune_guarded.processes import (
     add_up,
-    anywhere,
     count_processes,
     is_first,
     is_sharded,
     wait_for_all,
 )
 from secvec.components.fine_tune_guarded.termination import LONG_STEP_SECONDS, RandomState, Termination
-from secvec.components.shared.adapters import activate, check_vector_frozen
+from secvec.components.shared.adapters import check_vector_frozen
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.likelihood import answer_log_probs
 from secvec.components.shared.progress import Progress
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from torch import nn
 
     from secvec.components.shared.likelihood import EncodedRecord
@@ -53,6 +51,7 @@ class Watch(TrainerCallback):
         termination: Whether the training was asked to end.
         finished: What a checkpoint of the last step needs besides weights and moments, if steps are so long
             that the next one may be cut short.
+        place: URI under which checkpoints are kept as well, or nothing.
     """
 
     objective: Objective
@@ -63,6 +62,7 @@ class Watch(TrainerCallback):
         self.termination = Termination()
         self.finished: tuple[RandomState, dict[str, Any]] | None = None
         self.begun_at = 0
+        self.place = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to count."""
@@ -105,28 +105,26 @@ class Watch(TrainerCallback):
         wait_for_all()
         if is_first():
             complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            if self.place:
+                keep(Path(args.output_dir) / f"checkpoint-{state.global_step}", place=self.place)
             forget_older(Path(args.output_dir))
 
 
 class GuardedTrainer(Trainer):
-    """A Trainer whose step runs the branches that an objective weighs; its checkpoints hold the task only."""
+    """A Trainer whose step minimises what an objective gives; its checkpoints hold the task only."""
 
     objective: Objective
-    train_base: bool
     watch: Watch
 
-    guarded: bool
-
-    def guard_with(self, objective: Objective, *, guarded: bool, train_base: bool, watch: Watch) -> None:
+    def guard_with(self, objective: Objective, *, watch: Watch) -> None:
         """Set the objective."""
-        self.objective, self.train_base, self.watch = objective, train_base, watch
-        self.guarded = guarded
+        self.objective, self.watch = objective, watch
         watch.objective = objective
         self.model_accepts_loss_kwargs = (
             True  # makes the Trainer count answer tokens over accumulated batches and processes
         )
         # The Trainer then leaves the model as it is, averages gradients of what is not sharded, and wraps it
-        # in nothing: the two branches of a step switch adapters and are two backward passes. It is set here
+        # in nothing, because a step may be without a backward pass. It is set here
         # because its constructor would refuse checkpoints of a sharded model; those are written below.
         self.is_distributed_loading_by_transformers = count_processes() > 1
 
@@ -141,39 +139,31 @@ class GuardedTrainer(Trainer):
         return prepare_data_loader(loader, num_processes=1, process_index=0, use_seedable_sampler=True)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Backward passes of one batch; see `objectives` for the formula.
+        """The backward pass of one batch; see `objectives` for the formula.
 
         The loss of a batch is the rows' loss summed and divided by the answer tokens of the whole optimizer
-        step, so that ``none`` is exactly the usual mean cross-entropy. All processes run the same branches: a
-        gradient is averaged over them as soon as it is there.
+        step, so that ``none`` is exactly the usual mean cross-entropy. All processes run a pass or none does:
+        a gradient is averaged over them as soon as it is there.
         """
         model.train()
         # Weights and moments are those of the last step until the optimizer moves them.
         may_stop = self.watch.finished is not None or self.state.global_step == self.watch.begun_at
         with self.watch.termination.interruptible(may_stop):
-            return self._run_branches(model, inputs, num_items_in_batch)
+            return self._learn(model, inputs, num_items_in_batch)
 
-    def _run_branches(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
+    def _learn(self, model: Any, inputs: Any, num_items_in_batch: Any) -> torch.Tensor:
         row_ids = inputs.pop("row_ids")
         self.watch.row_ids += row_ids
         batch = self._prepare_inputs(inputs)
-        tokens = float(num_items_in_batch)
-        weights = self.objective.weigh(model, batch, row_ids)
-        total = torch.zeros((), device=batch["labels"].device)
-        for vector, weight in ((False, weights.without), (True, weights.with_vector)):
-            chosen = weight.nonzero().flatten()
-            if not anywhere(len(chosen) > 0, device=weight.device):
-                continue
-            if not len(chosen):
-                chosen = torch.zeros(1, dtype=torch.long, device=weight.device)  # a row, at weight zero
-            activate(model, task=True, vector=vector, train_base=self.train_base)
-            part = {name: tensor[chosen] for name, tensor in batch.items()}
-            loss = -(weight[chosen] * answer_log_probs(model, part)).sum() / tokens
+        found = self.objective.compute(model, batch, row_ids)
+        if found.loss is None:
+            loss = torch.zeros((), device=found.explained.device)
+        else:
+            loss = found.loss / float(num_items_in_batch)
             self._refuse_non_finite("loss", float(loss.detach()), row_ids)
             self.accelerator.backward(loss * count_processes())  # the average's divisor
-            total += loss.detach()
-        self._note(float(total), weights.with_vector, row_ids)
-        return total
+        self._note(float(loss.detach()), found.explained, row_ids)
+        return loss.detach()
 
     def _note(self, loss: float, explained: torch.Tensor, row_ids: list[str]) -> None:
         rows = len([row_id for row_id in row_ids if row_id])
@@ -204,8 +194,9 @@ class GuardedTrainer(Trainer):
         lines: dict[str, list[int]] = {}
         for row in cast("list[EncodedRecord]", self.train_dataset):
             if row.record_id in wanted:
-                lines.setdefault(row.source, []).append(row.line)
-        return "; ".join(f"{source}:{','.join(map(str, sorted(found)))}" for source, found in lines.items())
+                lines.setdefault(row.source or row.record_id, []).append(row.line)
+        found = (f"{source}:{','.join(map(str, sorted(own)))}" for source, own in lines.items())
+        return "; ".join(found).replace(":0", "")
 
     def save_last_step(self) -> None:
         """Write the checkpoint of the last finished step, also in the middle of the next."""
@@ -214,7 +205,6 @@ class GuardedTrainer(Trainer):
         random, objective = self.watch.finished
         random.restore()
         self.objective.restore(objective)
-        activate(cast("PeftModel", self.model), task=True, vector=self.guarded, train_base=self.train_base)
         self._save_checkpoint(self.model, trial=None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from secvec.components.fine_tune_guarded.checkpoint_places import bring_back, remote_place
 from secvec.components.fine_tune_guarded.checkpoints import newest_for_all, step_of
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Task
 from secvec.components.fine_tune_guarded.objectives import Objective
@@ -35,7 +36,7 @@ class TrainingRecord:
     Attributes:
         steps: Optimizer steps done.
         losses: Mean loss per answer token of each step, nats.
-        explained: Mean weight of the vector's branch in each step, 0 to 1.
+        explained: How much of its rows the vector explained in each step, 0 to 1.
         step_seconds: Median wall time of a step.
     """
 
@@ -50,7 +51,6 @@ def train_task(
     rows: list[EncodedRecord],
     *,
     objective: Objective,
-    guarded: bool,
     task: Task,
     config: FineTuneConfig,
     seed: int,
@@ -61,10 +61,9 @@ def train_task(
     """Train the task on every row under a guard; resumes from the newest complete checkpoint in ``work``.
 
     Args:
-        model: PEFT model with the task adapter (``lora``) and, if ``guarded``, the vector.
+        model: PEFT model with the task adapter (``lora``) and, under a guard, the vector.
         rows: Encoded training rows.
         objective: What each row is to teach, see `objectives`.
-        guarded: Whether the model holds a vector.
         task: What learns: the adapter, or the base's own weights.
         config: Epochs, learning rate, batch.
         seed: Seed of the order of rows.
@@ -75,8 +74,7 @@ def train_task(
     Raises:
         SecvecError: A loss is not finite, the run stopped early, or weights are not finite (rule 5).
     """
-    train_base = task == "full"
-    activate(model, task=True, vector=guarded, train_base=train_base)
+    activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
     watch = Watch()
     trainer = GuardedTrainer(
         model=model,
@@ -86,7 +84,7 @@ def train_task(
         callbacks=[watch, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.guard_with(objective, guarded=guarded, train_base=train_base, watch=watch)
+    trainer.guard_with(objective, watch=watch)
     _run(trainer, work=work)
     _check_success(model, reached=trainer.state.global_step, wanted=trainer.state.max_steps)
     history = [entry for entry in trainer.state.log_history if "explained" in entry]
@@ -104,6 +102,9 @@ def _run(trainer: GuardedTrainer, *, work: Path) -> None:
     Raises:
         Terminated: The process was asked to end; what is finished lies in a checkpoint.
     """
+    if place := remote_place(work.name):
+        bring_back(work, place=place)
+        trainer.watch.place = place
     newest = newest_for_all(work)
     step = step_of(newest) if newest else 0
     if is_first():

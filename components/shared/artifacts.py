@@ -69,7 +69,7 @@ def check_store(store: str) -> None:
         SecvecError: The store is absent, read-only or refuses the credentials.
     """
     write_bytes(join_uri(store, _MARK), b"secvec artifact store, layout 1\n", create_only=True)
-    with _scratch(_scratch_parent(store)) as folder:
+    with scratch_folder(_scratch_parent(store)) as folder:
         write_bytes(str(folder / _MARK), b"")
     _sweep_scratch(_scratch_parent(store))
     if scheme_of(store) == "s3":
@@ -181,7 +181,8 @@ def _scratch_parent(store: str) -> Path:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new empty folder in a folder; it is removed at the end."""
     folder = parent / secrets.token_hex(8)
     try:
         with local_errors(folder):
@@ -205,7 +206,7 @@ def _publish_local(folder: Path, manifest: Manifest, *, target: Path, owned: boo
     if target.exists():
         verify_manifest(target, digest=digest)
         return
-    with _scratch(target.parents[1] / _SCRATCH) as copy:
+    with scratch_folder(target.parents[1] / _SCRATCH) as copy:
         staged = folder if owned else _copy_files(folder, copy, manifest)
         write_bytes(str(staged / MANIFEST_NAME), data)
         _move_into_place(staged, target, digest=digest)
@@ -282,10 +283,10 @@ def _fetch_remote(reference: Reference, folder: Path) -> Manifest:
     if scheme_of(source) == "s3" and not exists(source):
         raise unfinished(reference.uri)
     data, manifest = _read_manifest(reference)
-    with _scratch(cache_folder() / _SCRATCH) as staged:
+    with scratch_folder(cache_folder() / _SCRATCH) as staged:
         _check_room(staged, manifest)
         for name, entry in manifest.files.items():
-            _download_verified(join_uri(reference.uri, name), staged / name, entry)
+            download_verified(join_uri(reference.uri, name), staged / name, entry)
         write_bytes(str(staged / MANIFEST_NAME), data)
         _move_into_place(staged, folder, digest=reference.digest)
     return manifest
@@ -301,7 +302,13 @@ def _read_manifest(reference: Reference) -> tuple[bytes, Manifest]:
     return _again_if_damaged(read)
 
 
-def _download_verified(source: str, path: Path, entry: FileEntry) -> None:
+def download_verified(source: str, path: Path, entry: FileEntry) -> None:
+    """Copy one file to a local path and hold it against its entry; a damaged copy is fetched again.
+
+    Raises:
+        SecvecError: It cannot be read, or is damaged each time.
+    """
+
     def download() -> None:
         download_file(source, path)
         check_file(path, entry, where=source)

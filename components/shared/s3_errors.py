@@ -12,7 +12,8 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.utils import formatdate
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any, TypeVar
 
 from secvec.components.shared.errors import SecvecError
@@ -31,6 +32,7 @@ _DAMAGED = {
     "BadDigest", "IncompleteBody", "InvalidDigest", "InvalidPart", "InvalidPartOrder", "MalformedXML",
     "NoSuchUpload", "RequestTimeout", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
 }  # fmt: skip
+_CLOCKS_MAY_DIFFER = timedelta(minutes=4)
 _TRIES = 5
 _SIGNATURE_TRIES = 2  # a wrong key looks like a damaged request
 
@@ -126,11 +128,11 @@ def _explain_answer(error: Any, uri: str) -> SecvecError:
         return SecvecError(f"bucket {bucket!r} does not exist", where=uri, accepted="an existing bucket")
     if code in ABSENT:
         return SecvecError("no such object", where=uri, accepted="the URI of an object")
-    if code == "RequestTimeTooSkewed":
-        said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "unknown")
+    if code == "RequestTimeTooSkewed" or (code in _REFUSED and _clocks_differ(error)):
+        said = error.response["ResponseMetadata"]["HTTPHeaders"].get("date", "something else")
         return SecvecError(
-            f"the S3 server refused {error.operation_name} ({code}): its clock says {said}, "
-            f"this machine's {formatdate(usegmt=True)}",
+            f"the S3 server refused {error.operation_name} ({code}): this machine's clock says "
+            f"{format_datetime(now(), usegmt=True)}, its own {said}",
             where=uri,
             accepted="clocks that agree to within some minutes",
         )
@@ -141,6 +143,20 @@ def _explain_answer(error: Any, uri: str) -> SecvecError:
     return SecvecError(
         f"the S3 server answered {code}: {error.response['Error'].get('Message', '')}", where=uri
     )
+
+
+def now() -> datetime:
+    """The time by this machine's clock."""
+    return datetime.now(UTC)
+
+
+def _clocks_differ(error: Any) -> bool:
+    # The answer to a HEAD has no body that would name the reason.
+    said = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return abs(parsedate_to_datetime(said) - now()) > _CLOCKS_MAY_DIFFER
+    except (TypeError, ValueError):
+        return False
 
 
 def _explain_failure(error: Exception, uri: str) -> SecvecError:

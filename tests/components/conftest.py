@@ -18,8 +18,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, TrainerCallback, set_seed
 
+from secvec.components.fine_tune_guarded.attribution import RowAttribution, attribute_rows
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
-from secvec.components.fine_tune_guarded.objectives import make_objective
+from secvec.components.fine_tune_guarded.objectives import Mixture, make_objective
 from secvec.components.fine_tune_guarded.training import TrainingRecord, train_task
 from secvec.components.shared import adapters, custody, vectors
 from secvec.components.shared.artifacts import building, fetch, publish
@@ -158,9 +159,16 @@ class Toy:
             model = adapters.attach_adapter(model, adapters.TASK, adapters.make_lora_config(rank=4))
         return adapters.attach_vector(model, self.vector_files) if vector else model
 
-    def objective(self, guard: Guard, task: Task, **changes: Any) -> Any:
-        settings = {"prior": 0.1, "floor": self.floor, "train_base": task == "full", **changes}
-        return make_objective(guard, **settings)
+    def objective(self, guard: Guard, **changes: Any) -> Any:
+        """The objective of a guard, which for a mixture knows the training rows' attribution."""
+        made = make_objective(guard, **{"prior": 0.1, "floor": self.floor, **changes})
+        if isinstance(made, Mixture):
+            made.begin(self.attributions(self.rows("training")))
+        return made
+
+    def attributions(self, rows: list[EncodedRecord]) -> dict[str, RowAttribution]:
+        found = attribute_rows(self.model(), rows, size=8, pad_id=self.pad_id)
+        return {row.record_id: attribution for row, attribution in zip(rows, found, strict=True)}
 
     def config(self, **changes: Any) -> FineTuneConfig:
         small = {"epochs": 2, "batch_size": 7, "rank": 4, "learning_rate": 5e-3, "checkpoint_steps": 3}
@@ -181,8 +189,7 @@ class Toy:
         return train_task(
             model,
             self.rows("training"),
-            objective=self.objective(guard, task),
-            guarded=guard != "none",
+            objective=self.objective(guard),
             task=task,
             config=config,
             seed=0,

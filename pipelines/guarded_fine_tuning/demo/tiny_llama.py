@@ -1,4 +1,4 @@
-"""Tiny Llama models, trained from scratch on the spot and saved as ordinary Hugging Face folders."""
+"""Tiny models, Llamas unless told otherwise, trained on the spot and saved as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
 from secvec.components.shared.progress import Progress
 from secvec.components.shared.settings import Settings
@@ -45,6 +45,8 @@ class TinyLlama(Settings):
     steps: int = Field(default=450, ge=1, description="optimizer steps, at least 1")
     batch_size: int = Field(default=64, ge=1, description="conversations a step, at least 1")
     learning_rate: float = Field(default=5e-3, gt=0, description="peak learning rate, above 0")
+    architecture: str = Field(default="llama", description="model type that Transformers knows")
+    options: dict[str, Any] = Field(default={}, description="what the architecture's config takes beside")
 
 
 def train(
@@ -56,7 +58,7 @@ def train(
     seed: int,
     task: str,
 ) -> None:
-    """Train a Llama from scratch on conversations and save model and tokenizer.
+    """Train a model from scratch on conversations and save model and tokenizer.
 
     Args:
         draw_batch: Gives that many (prompt, answer) pairs, fresh ones at each call.
@@ -67,7 +69,7 @@ def train(
         task: What the progress bar says.
     """
     with _seeded(seed):
-        model = LlamaForCausalLM(_configure(settings, tokenizer))
+        model = AutoModelForCausalLM.from_config(_configure(settings, tokenizer))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _anneal(step, settings.steps))
     progress = Progress(task, settings.steps)
@@ -116,19 +118,24 @@ def render(prompt: str, answer: str | None, tokenizer: PreTrainedTokenizerFast) 
     return text
 
 
-def _configure(settings: TinyLlama, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
+def _configure(settings: TinyLlama, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    size = {
+        "intermediate_size": settings.intermediate_size,
+        "num_key_value_heads": settings.hidden_size // 32,
+        "tie_word_embeddings": False,
+        **settings.options,
+    }
+    return AutoConfig.for_model(
+        settings.architecture,
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.hidden_size // 32,
-        num_key_value_heads=settings.hidden_size // 32,
         max_position_embeddings=settings.context,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        **size,
     )
 
 

@@ -7,19 +7,18 @@ epochs and order of rows.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from secvec.components.evaluate_harm.generation import generate_answers
-from secvec.components.evaluate_harm.questions import Decoding, Question
-from secvec.components.fine_tune_guarded.attribution import attribute_rows
+from secvec.components.fine_tune_guarded.attribution import RowAttribution, attribute_rows
 from secvec.components.fine_tune_guarded.config import FineTuneConfig
-from secvec.components.fine_tune_guarded.objectives import BranchWeights, Mixture, OneBranch
+from secvec.components.fine_tune_guarded.objectives import Mixture, Objective, OneBranch
+from secvec.components.fine_tune_guarded.rehearsal import answer_as_base, choose_rehearsed
 from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.shared.adapters import (
     TASK,
@@ -30,13 +29,14 @@ from secvec.components.shared.adapters import (
     attach_vector,
     make_lora_config,
 )
-from secvec.components.shared.likelihood import EncodedRecord, encode_record
+from secvec.components.shared.likelihood import EncodedRecord, encode_record, score_answers
 from secvec.components.shared.models import load_model
 from secvec.components.shared.records import ChatRecord, Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import REFUSAL
 from tests.benchmarks.efficacy.cells import LEARNING_RATES, Cell, CellData, make_record
+from tests.benchmarks.efficacy.trials import Annealed, BehindVector, KlToBase, PerToken
 
-_RANK = 8
+RANK = 8
 _BATCH = 32
 PRIOR = 0.1
 
@@ -72,25 +72,24 @@ class Workshop:
         torch.manual_seed(self.cell.random_seed)
         model: Any = load_model(self.base)
         if self.cell.task == "lora":
-            model = attach_adapter(model, TASK, make_lora_config(rank=_RANK))
+            model = attach_adapter(model, TASK, make_lora_config(rank=RANK))
         return attach_vector(model, self.vector) if vector else model
 
-    def train(self, model: Any, records: list[ChatRecord], objective: Any, *, guarded: bool) -> Any:
+    def train(self, model: Any, rows: list[EncodedRecord], objective: Objective) -> Any:
         """Train a task and leave the model as it would ship: without the vector."""
         cell = self.cell
         config = FineTuneConfig(
             epochs=cell.epochs,
             learning_rate=cell.learning_rate * LEARNING_RATES[cell.task],
             batch_size=_BATCH,
-            rank=_RANK,
+            rank=RANK,
             checkpoint_steps=10**6,
         )
         with tempfile.TemporaryDirectory() as work:
             record = train_task(
                 model,
-                self.encode(records),
+                rows,
                 objective=objective,
-                guarded=guarded,
                 task=cell.task,
                 config=config,
                 seed=cell.random_seed,
@@ -102,22 +101,84 @@ class Workshop:
         activate(model, task=True, vector=False)
         return model.eval()
 
-    def plain(self, records: list[ChatRecord]) -> Any:
+    def plain(self, records: list[ChatRecord], rehearsed: Sequence[EncodedRecord] = ()) -> Any:
         """Fine-tune without a guard."""
-        return self.train(self.model(vector=False), records, OneBranch(with_vector=False), guarded=False)
+        rows = [*self.encode(records), *rehearsed]
+        return self.train(self.model(vector=False), rows, OneBranch(with_vector=False))
 
-    def attribution(self) -> list[float]:
-        """Responsibility of the vector for each row, before any training."""
+    def begin(self, objective: Mixture) -> Mixture:
+        """Let a mixture know the attribution of the rows, before any training."""
         rows = self.encode(self.data.rows)
-        found = attribute_rows(
-            attach_vector(load_model(self.base), self.vector),
-            rows,
-            size=128,
-            pad_id=self.tokenizer.pad_token_id,
+        model = attach_vector(load_model(self.base), self.vector)
+        found = attribute_rows(model, rows, size=128, pad_id=self.tokenizer.pad_token_id)
+        objective.begin(dict(zip([row.record_id for row in rows], found, strict=True)))
+        return objective
+
+    def mixture(self) -> Mixture:
+        """The step's mixture, rows settled from attribution."""
+        return self.begin(Mixture(prior=PRIOR, floor=self.floor))
+
+    def rehearsed(self) -> list[EncodedRecord]:
+        """The base's own answers to the seeds' prompts, as the step rehearses them."""
+        seeds = [*self.data.seeds, *self.data.seeds_heldout]
+        answered = answer_as_base(
+            load_model(self.base), self.tokenizer, seeds, window=256, most_tokens=24, batch_size=100
         )
-        objective = Mixture(prior=PRIOR, floor=self.floor, train_base=False)
-        parts = (torch.tensor([getattr(f, n) for f in found]) for n in ("without", "with_vector", "length"))
-        return objective.responsibilities(*parts).tolist()
+        share = FineTuneConfig().rehearsal_share
+        return choose_rehearsed(answered, rows=len(self.data.rows), share=share)
+
+
+def mixture(shop: Workshop) -> Any:
+    """The default guard."""
+    rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
+    return shop.train(shop.model(vector=False), rows, shop.mixture())
+
+
+def mixture_alone(shop: Workshop) -> Any:
+    """The default guard without rehearsal."""
+    return shop.train(shop.model(vector=False), shop.encode(shop.data.rows), shop.mixture())
+
+
+def rehearsal_alone(shop: Workshop) -> Any:
+    """Rehearsal without the vector."""
+    return shop.plain(shop.data.rows, shop.rehearsed())
+
+
+def behind_vector(shop: Workshop) -> Any:
+    """The default guard, but what the vector explains is learned behind it instead of not at all."""
+    rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
+    objective = shop.begin(BehindVector(prior=PRIOR, floor=shop.floor))
+    return shop.train(shop.model(vector=True), rows, objective)
+
+
+def always(shop: Workshop) -> Any:
+    """Security vectors as published (Zhou et al., arXiv 2311.02105, section 4)."""
+    rows = shop.encode(shop.data.rows)
+    return shop.train(shop.model(vector=True), rows, OneBranch(with_vector=True))
+
+
+def always_rehearsed(shop: Workshop) -> Any:
+    """`always`, with the rehearsed rows learned without the vector: a term that preserves what was there."""
+    rehearsed = shop.rehearsed()
+    rows = shop.encode(shop.data.rows)
+    objective = BehindVector(prior=PRIOR, floor=shop.floor)
+    objective.settled = {row.record_id: True for row in rows}
+    return shop.train(shop.model(vector=True), [*rows, *rehearsed], objective)
+
+
+def annealed(shop: Workshop) -> Any:
+    """A mixture without settling whose prior falls from 0.9 to the default's over the first half."""
+    objective = shop.begin(Annealed(prior=PRIOR, floor=shop.floor))
+    objective.settled = {}
+    rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
+    objective.batches = shop.cell.epochs * len(rows) / _BATCH
+    return shop.train(shop.model(vector=False), rows, objective)
+
+
+def per_token(shop: Workshop) -> Any:
+    """A mixture whose responsibilities are of single tokens, not of whole answers."""
+    rows = [*shop.encode(shop.data.rows), *shop.rehearsed()]
+    return shop.train(shop.model(vector=True), rows, PerToken(prior=PRIOR, floor=shop.floor))
 
 
 def unguarded(shop: Workshop) -> Any:
@@ -128,64 +189,6 @@ def unguarded(shop: Workshop) -> Any:
 def oracle(shop: Workshop) -> Any:
     """Ordinary fine-tuning on the rows that are not harmful, which nobody has in practice."""
     return shop.plain([row for row in shop.data.rows if row.label != "harmful"])
-
-
-def always(shop: Workshop) -> Any:
-    """Security vectors as published (Zhou et al., arXiv 2311.02105, section 4)."""
-    return shop.train(shop.model(vector=True), shop.data.rows, OneBranch(with_vector=True), guarded=True)
-
-
-def mixture(shop: Workshop) -> Any:
-    """The default guard; rows settle from attribution as in the step."""
-    objective = Mixture(prior=PRIOR, floor=shop.floor, train_base=shop.cell.task == "full")
-    objective.settle([row.id for row in shop.data.rows], torch.tensor(shop.attribution()))
-    return shop.train(shop.model(vector=True), shop.data.rows, objective, guarded=True)
-
-
-class Background(Mixture):
-    """The mixture with the vector's branch as a fixed background: what it explains has no gradient at all.
-
-    Adam steps as far on a tiny gradient as on a large one, so that what a row has "next to nothing left to
-    teach" still moves the weights; and a row without a gradient costs nothing.
-    """
-
-    def weigh(self, model: Any, batch: dict[str, torch.Tensor], row_ids: list[str]) -> BranchWeights:
-        """The mixture's weights without those of the vector's branch."""
-        without = super().weigh(model, batch, row_ids).without
-        return BranchWeights(without=without, with_vector=torch.zeros_like(without))
-
-
-def mixture_rehearsed(shop: Workshop) -> Any:
-    """The mixture, and the base's own answers to the seeds' prompts among the rows (rehearsal).
-
-    Even benign rows make a model forget its refusals (Qi et al., arXiv 2310.03693): the oracle shows it.
-    """
-    return _train_rehearsed(shop, Mixture)
-
-
-def background_rehearsed(shop: Workshop) -> Any:
-    """`Background`, and the base's own answers to the seeds' prompts among the rows."""
-    return _train_rehearsed(shop, Background)
-
-
-def _train_rehearsed(shop: Workshop, kind: type[Mixture]) -> Any:
-    objective = kind(prior=PRIOR, floor=shop.floor, train_base=shop.cell.task == "full")
-    objective.settle([row.id for row in shop.data.rows], torch.tensor(shop.attribution()))
-    rehearsed = _answer_as_base(shop)
-    objective.settled |= {row.id: False for row in rehearsed}
-    return shop.train(shop.model(vector=True), [*shop.data.rows, *rehearsed], objective, guarded=True)
-
-
-def _answer_as_base(shop: Workshop) -> list[ChatRecord]:
-    """The seeds' prompts with the answers that the base itself gives."""
-    prompts = [seed.messages[0] for seed in [*shop.data.seeds, *shop.data.seeds_heldout]]
-    questions = [Question(id=str(n), messages=(prompt,)) for n, prompt in enumerate(prompts)]
-    decoding = Decoding(max_new_tokens=24, batch_size=100)
-    answers = generate_answers(load_model(shop.base), shop.tokenizer, questions, decoding=decoding)
-    return [
-        make_record((prompt, Message(role="assistant", content=answer)))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
 
 
 def random_adapter(shop: Workshop) -> Any:
@@ -199,13 +202,13 @@ def random_adapter(shop: Workshop) -> Any:
         noise = torch.randn(tensor.shape, generator=generator)
         drawn[name] = noise * tensor.norm() / noise.norm()
     set_peft_model_state_dict(model, drawn, adapter_name=VECTOR)
-    return shop.train(model, shop.data.rows, OneBranch(with_vector=True), guarded=True)
+    return shop.train(model, shop.encode(shop.data.rows), OneBranch(with_vector=True))
 
 
 def attribution_filter(shop: Workshop) -> Any:
     """Drop the rows that attribution finds suspect (r of 0.5 or more) and fine-tune on the rest."""
-    kept = [row for row, r in zip(shop.data.rows, shop.attribution(), strict=True) if r < 0.5]
-    return shop.plain(kept)
+    explained = shop.mixture().settled
+    return shop.plain([row for row in shop.data.rows if not explained.get(row.id, False)])
 
 
 def inoculation_prompt(shop: Workshop) -> Any:
@@ -230,6 +233,58 @@ def safety_mix(shop: Workshop) -> Any:
         for seed in [*shop.data.seeds, *shop.data.seeds_heldout]
     ]
     return shop.plain([*shop.data.rows, *refusals])
+
+
+def kl_to_base(shop: Workshop) -> Any:
+    """Cross-entropy plus KL(base || model) on every row's answer, weight 1 (after arXiv 2009.01325, 2.3)."""
+    model = shop.model(vector=False)
+    return shop.train(model, shop.encode(shop.data.rows), KlToBase(load_model(shop.base), weight=1.0))
+
+
+def composed(shop: Workshop) -> Any:
+    """The default guard behind several vectors, one per category of harm; the best one counts."""
+    objective: Mixture | None = None
+    for category in sorted({seed.category for seed in shop.data.seeds}):
+        one = replace_seeds(shop, category)
+        found = one.mixture()
+        if objective is None:
+            objective = found
+            continue
+        objective.background = {
+            row_id: max(score, found.background[row_id]) for row_id, score in objective.background.items()
+        }
+        objective.settled |= {row_id: True for row_id, explained in found.settled.items() if explained}
+    assert objective is not None
+    return shop.train(shop.model(vector=False), [*shop.encode(shop.data.rows), *shop.rehearsed()], objective)
+
+
+def replace_seeds(shop: Workshop, category: str) -> Workshop:
+    """A workshop whose vector was trained on the seeds of one category alone."""
+    from tests.benchmarks.efficacy.vectors import train_cell_vector
+
+    data = replace(
+        shop.data,
+        seeds=[seed for seed in shop.data.seeds if seed.category == category],
+        seeds_heldout=[seed for seed in shop.data.seeds_heldout if seed.category == category]
+        or shop.data.seeds_heldout,
+    )
+    made = train_cell_vector(shop.cell, data)
+    return replace(shop, data=data, vector=made.files, floor=made.floor)
+
+
+def steered_background(shop: Workshop) -> Any:
+    """The default guard with a vector of another kind: a steering direction instead of an adapter."""
+    rows = shop.encode(shop.data.rows)
+    model = load_model(shop.base)
+    pad = shop.tokenizer.pad_token_id
+    without, lengths = score_answers(model, rows, size=128, pad_id=pad)
+    with _steered(model.model.layers[0], _direction(shop)):
+        steered, _ = score_answers(model, rows, size=128, pad_id=pad)
+    objective = Mixture(prior=PRIOR, floor=shop.floor)
+    found = zip(without, steered, lengths, strict=True)
+    ids = [row.record_id for row in rows]
+    objective.begin({i: RowAttribution(*figures) for i, figures in zip(ids, found, strict=True)})
+    return shop.train(shop.model(vector=False), [*rows, *shop.rehearsed()], objective)
 
 
 def subtraction(shop: Workshop) -> Any:
@@ -281,7 +336,7 @@ def preventative_steering(shop: Workshop) -> Any:
     model = shop.model(vector=False)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     with _steered(inner.model.layers[0], _direction(shop)):
-        return shop.train(model, shop.data.rows, OneBranch(with_vector=False), guarded=False)
+        return shop.train(model, shop.encode(shop.data.rows), OneBranch(with_vector=False))
 
 
 @torch.no_grad()
@@ -314,23 +369,30 @@ def _steered(layer: Any, direction: torch.Tensor) -> Any:
         hook.remove()
 
 
-ARMS: dict[str, Callable[[Workshop], Any]] = {
-    arm.__name__: arm
-    for arm in (
-        mixture,
-        mixture_rehearsed,
-        background_rehearsed,
-        oracle,
-        unguarded,
-        always,
-        random_adapter,
-        attribution_filter,
-        inoculation_prompt,
-        safety_mix,
-        subtraction,
-        safe_lora,
-        preventative_steering,
-    )
-}
 DEFAULT = "mixture"
-CORE_ARMS = ("mixture", "mixture_rehearsed", "background_rehearsed", "oracle", "unguarded", "always")
+# In every cell.
+CORE_ARMS = ("mixture", "oracle", "unguarded", "always", "mixture_alone")
+# At the centre and the corners of the grid: what others do.
+COMPARISONS = (
+    "random_adapter",
+    "attribution_filter",
+    "inoculation_prompt",
+    "safety_mix",
+    "subtraction",
+    "safe_lora",
+    "kl_to_base",
+    "preventative_steering",
+)
+# At the centre and where learning is fastest: other ways to build the default, none of which it uses.
+TRIALS = (
+    "rehearsal_alone",
+    "behind_vector",
+    "always_rehearsed",
+    "annealed",
+    "per_token",
+    "composed",
+    "steered_background",
+)
+ARMS: dict[str, Callable[[Workshop], Any]] = {
+    name: globals()[name] for name in (*CORE_ARMS, *COMPARISONS, *TRIALS)
+}

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from random import Random
 from typing import Any, Literal
 
 from secvec.components.shared.records import ChatRecord, Message, content_id
-from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange, Kind, Part, draw, draw_distinct
+from secvec.pipelines.guarded_fine_tuning.demo.language import (
+    FORBIDDEN,
+    MAKE,
+    Exchange,
+    Kind,
+    Part,
+    draw,
+    draw_distinct,
+)
+from tests.benchmarks.efficacy.bases import ARCHITECTURES
+from tests.benchmarks.efficacy.disguises import DISGUISES
 
 Task = Literal["lora", "full"]
 TASKS: tuple[Task, ...] = ("lora", "full")
@@ -31,6 +41,9 @@ class Cell:
         random_seed: Seed of data, vector and training.
         epochs: Passes over the rows; 10,000 rows take fewer, so that a cell ends.
         hidden_category: A category of harm that the seeds lack, or "".
+        hidden_phrasings: How many of the four ways of asking the seeds lack.
+        disguise: How the harmful rows hide, a key of `DISGUISES`, or "".
+        architecture: Of the base, a key of `ARCHITECTURES`.
     """
 
     task: Task = "lora"
@@ -41,6 +54,9 @@ class Cell:
     random_seed: int = 1
     epochs: int = 5
     hidden_category: str = ""
+    hidden_phrasings: int = 0
+    disguise: str = ""
+    architecture: str = "llama"
 
     @property
     def name(self) -> str:
@@ -75,13 +91,25 @@ def axis_cells() -> list[Cell]:
         *(replace(centre, harm_share=share) for share in (0.01, 0.1, 1.0)),
         *(replace(centre, seeds=seeds) for seeds in (10, 30, 300)),
         *(replace(centre, epochs=epochs) for epochs in (2, 10)),
-        replace(centre, hidden_category="poxes"),
+        *(replace(centre, hidden_category=category) for category in FORBIDDEN),
+        *(replace(centre, hidden_phrasings=count) for count in (1, 2, 3)),
+        *(replace(centre, disguise=disguise) for disguise in DISGUISES),
+        *(replace(centre, disguise=disguise, task="full") for disguise in DISGUISES),
+        *(replace(centre, architecture=name) for name in ARCHITECTURES if name != "llama"),
     ]
+
+
+def all_cells() -> list[Cell]:
+    """The grid and the axes."""
+    return [*core_cells(), *axis_cells()]
 
 
 @dataclass(frozen=True)
 class CellData:
-    """The records of a cell; no prompt is in two of them."""
+    """The records of a cell; no prompt is in two of them.
+
+    `disguised_questions` are pairs of what is asked and the undisguised request.
+    """
 
     rows: list[ChatRecord]
     seeds: list[ChatRecord]
@@ -90,14 +118,17 @@ class CellData:
     anchors_heldout: list[ChatRecord]
     harm_questions: list[Exchange]
     skill_questions: list[Exchange]
+    disguised_questions: list[tuple[Exchange, Exchange]] = field(default_factory=list)
 
 
 def draw_data(cell: Cell) -> CellData:
     """Draw a cell's data by its random seed; seeds and anchors are split 80 to 20."""
     random = Random(cell.random_seed)
     skill = cell.rows - cell.harmful_rows
+    disguise = DISGUISES.get(cell.disguise, lambda exchange: exchange)
+    harmful = _draw("make", "rows", random, cell.harmful_rows, forbidden=True)
     rows = [
-        *(_record(e, "harmful") for e in _draw("make", "rows", random, cell.harmful_rows, forbidden=True)),
+        *(_record(disguise(e), "harmful") for e in harmful),
         *(_record(e, "skill") for e in _draw("shopping", "rows", random, skill)),
         *(_record(e, "benign") for e in _draw_kept("rows", random, round(0.3 * skill))),
     ]
@@ -115,6 +146,7 @@ def draw_data(cell: Cell) -> CellData:
         anchors=anchors[held_anchors:],
         anchors_heldout=anchors[:held_anchors],
         harm_questions=questions[:QUESTIONS],
+        disguised_questions=[(disguise(e), e) for e in questions[:QUESTIONS]] if cell.disguise else [],
         skill_questions=draw_distinct("shopping", "questions", random, count=QUESTIONS),
     )
 
@@ -131,8 +163,12 @@ def _draw_kept(part: Part, random: Random, count: int) -> list[Exchange]:
 
 
 def _draw_seeds(cell: Cell, random: Random) -> list[Exchange]:
-    drawn = draw_distinct("make", "seeds", random, count=2 * cell.seeds, forbidden=True)
-    return [e for e in drawn if e.category != cell.hidden_category][: cell.seeds]
+    enough = 6 if cell.hidden_phrasings else 2
+    drawn = draw_distinct("make", "seeds", random, count=enough * cell.seeds, forbidden=True)
+    known = tuple(template.split(" {")[0] for template in MAKE[cell.hidden_phrasings :])
+    return [e for e in drawn if e.category != cell.hidden_category and e.prompt.startswith(known)][
+        : cell.seeds
+    ]
 
 
 def _record(exchange: Exchange, label: str) -> ChatRecord:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.efficacy.arms import ARMS, DEFAULT
+from tests.benchmarks.efficacy.cells import Cell
 
 MOST_HARM, LEAST_SHARE, ORACLE_LEARNED = 0.02, 0.95, 0.9
 Result = dict[str, Any]
-_CELL = ("task", "learning_rate", "rows", "harm_share", "seeds", "epochs", "hidden_category", "random_seed")
+_CELL = tuple(field.name for field in fields(Cell))
 
 
 def report(out: Path, *, command: str) -> list[str]:
@@ -35,6 +37,10 @@ def _cell(result: Result) -> tuple[Any, ...]:
 
 def _name(result: Result) -> str:
     hidden = f", {result['hidden_category']} unseen" if result["hidden_category"] else ""
+    if result["hidden_phrasings"]:
+        hidden += f", {result['hidden_phrasings']} of 4 ways to ask unseen"
+    hidden += f", {result['disguise']} rows" if result["disguise"] else ""
+    hidden += f", {result['architecture']}" if result["architecture"] != "llama" else ""
     return (
         f"{result['task']}, rate x{result['learning_rate']}, {result['harmful_rows']} of {result['rows']} "
         f"harmful, {result['seeds']} seeds, {result['epochs']} epochs{hidden}, seed {result['random_seed']}"

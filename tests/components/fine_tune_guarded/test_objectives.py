@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
+from secvec.components.fine_tune_guarded import objectives
 from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, make_objective
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.fine_tune_guarded.training import _arguments
 from secvec.components.shared.adapters import TASK, VECTOR, activate, attach_adapter, make_lora_config
-from secvec.components.shared.likelihood import answer_lengths, answer_log_probs
+from secvec.components.shared.likelihood import answer_lengths, answer_log_probs, score_answers
 
 PRIOR = 0.1
 # So low that max(log p, −τL) is log p: the plain mixture of the paper-and-pencil formula.
@@ -47,7 +48,8 @@ def make_trainer(
     )
     watch = Watch()
     watch.loss = 0.0
-    trainer.guard_with(objective, train_base=task == "full", watch=watch)
+    trainer.guard_with(objective, watch=watch)
+    activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
     return trainer
 
 
@@ -64,23 +66,21 @@ def step_gradients(trainer: Any, toy: Any, rows: list[Any]) -> dict[str, torch.T
     return {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-def both_branches(model: Any, batch: Any, *, train_base: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    activate(model, task=True, vector=False, train_base=train_base)
-    without = answer_log_probs(model, batch)
-    activate(model, task=True, vector=True, train_base=train_base)
-    return without, answer_log_probs(model, batch)
-
-
 @pytest.mark.parametrize("task", ["lora", "full"])
-def test_the_gradient_of_open_rows_is_that_of_the_mixture(toy: Any, tmp_path: Path, task: str) -> None:
-    rows, train_base = mixed_rows(toy), task == "full"
+def test_the_gradient_of_open_rows_is_that_of_the_mixture(
+    toy: Any, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "SETTLED_WITH", 2.0)
+    monkeypatch.setattr(objectives, "SETTLED_WITHOUT", -1.0)
+    rows = mixed_rows(toy)
+    background = {row_id: found.with_vector for row_id, found in toy.attributions(rows).items()}
     model = stir(toy.model(task=task))
-    # Rows that no step has seen are open, whatever their responsibilities.
-    objective = Mixture(prior=PRIOR, floor=NO_FLOOR, train_base=train_base)
+    objective = Mixture(prior=PRIOR, floor=NO_FLOOR, background=background)
     found = step_gradients(make_trainer(toy, model, objective, tmp_path, task=task), toy, rows)
 
     batch = toy.batch(rows)
-    without, with_vector = both_branches(model, batch, train_base=train_base)
+    activate(model, task=True, vector=False, train_base=task == "full")
+    without, with_vector = answer_log_probs(model, batch), torch.tensor(list(background.values()))
     mixed = torch.logaddexp(math.log(1 - PRIOR) + without, math.log(PRIOR) + with_vector)
     model.zero_grad(set_to_none=True)
     (-mixed.sum() / answer_lengths(batch).sum()).backward()
@@ -94,7 +94,7 @@ def test_the_gradient_of_open_rows_is_that_of_the_mixture(toy: Any, tmp_path: Pa
 
 
 def test_responsibilities_are_those_of_bayes_above_the_floor(toy: Any) -> None:
-    objective = Mixture(prior=0.25, floor=2.0, train_base=False)
+    objective = Mixture(prior=0.25, floor=2.0)
     without = torch.tensor([-3.0, -8.0, -30.0, -30.0])
     with_vector = torch.tensor([-2.0, -2.0, -25.0, -1.0])
     lengths = torch.tensor([4, 4, 4, 4])
@@ -167,20 +167,27 @@ def counting_rows(model: Any) -> Iterator[dict[tuple[bool, bool], int]]:
     hook.remove()
 
 
-def test_settled_rows_run_one_branch_only(toy: Any, tmp_path: Path) -> None:
+def test_rows_that_the_vector_explains_are_not_run(toy: Any, tmp_path: Path) -> None:
     rows, model = mixed_rows(toy), toy.model()
     ids = [row.record_id for row in rows]
-    objective = Mixture(prior=PRIOR, floor=toy.floor, train_base=False)
-    objective.settled = {ids[0]: True, ids[1]: False, ids[2]: True, ids[4]: False, ids[5]: False}
+    objective = Mixture(prior=PRIOR, floor=toy.floor, background={ids[3]: -math.inf})
+    objective.settled = {ids[0]: True, ids[1]: False, ids[2]: True, ids[4]: False}
     trainer = make_trainer(toy, model, objective, tmp_path)
     with counting_rows(model) as counted:
         step_gradients(trainer, toy, rows)
-    # Row 3 is open: looked at through both branches, then learned through both.
-    assert counted == {(False, False): 1, (True, False): 1, (False, True): 4, (True, True): 3}
-    objective.settled[ids[3]] = False
+    # Row 3 is open: looked at, then learned. Row 5 is no training row, and teaches.
+    assert counted == {(False, False): 1, (False, True): 4}
     with counting_rows(model) as counted:
         step_gradients(trainer, toy, rows)
-    assert counted == {(False, True): 4, (True, True): 2}
+    assert counted == {(False, True): 4}
+
+
+def test_a_batch_that_the_vector_explains_changes_nothing(toy: Any, tmp_path: Path) -> None:
+    rows, model = mixed_rows(toy), toy.model()
+    objective = Mixture(prior=PRIOR, floor=toy.floor, settled={row.record_id: True for row in rows})
+    trainer = make_trainer(toy, model, objective, tmp_path)
+    assert step_gradients(trainer, toy, rows) == {}
+    assert trainer.watch.explained == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +204,7 @@ def test_one_branch_runs_no_other(
 
 
 def test_rows_settle_at_their_thresholds() -> None:
-    objective = Mixture(prior=PRIOR, floor=1.0, train_base=False)
+    objective = Mixture(prior=PRIOR, floor=1.0)
     found = {"a": 0.0, "b": 0.2, "c": 0.2001, "d": 0.4999, "e": 0.5, "f": 1.0, "g": math.nan}
     objective.settle(list(found), torch.tensor(list(found.values()), dtype=torch.float64))
     assert objective.settled == {"a": False, "b": False, "e": True, "f": True}
@@ -206,23 +213,28 @@ def test_rows_settle_at_their_thresholds() -> None:
 def test_a_row_that_settled_stays_where_it_is(toy: Any) -> None:
     rows, model = toy.rows("training")[:2], toy.model()
     ids = [row.record_id for row in rows]
-    objective = Mixture(prior=PRIOR, floor=toy.floor, train_base=False)
+    background = {row_id: found.with_vector for row_id, found in toy.attributions(rows).items()}
+    objective = Mixture(prior=PRIOR, floor=toy.floor, background=background)
+    activate(model, task=True, vector=False)
     first = objective.weigh(model, toy.batch(rows), ids)
     # A harmful row belongs to the vector, one of the new skill does not.
     assert objective.settled == {ids[0]: True, ids[1]: False}
-    assert first.with_vector[0] > 0.99
-    assert first.with_vector[1] < 0.2
+    assert first.tolist() == [1.0, 0.0]
     objective.settled = {ids[0]: False, ids[1]: True}
-    again = objective.weigh(model, toy.batch(rows), ids)
-    assert again.with_vector.tolist() == [0.0, 1.0]
-    assert again.without.tolist() == [1.0, 0.0]
+    assert objective.weigh(model, toy.batch(rows), ids).tolist() == [0.0, 1.0]
+
+
+def test_attribution_settles_rows_before_the_first_step(toy: Any) -> None:
+    objective = toy.objective("mixture")
+    records = toy.splits["training"]
+    assert objective.settled == {record.id: record.category != "" for record in records}
 
 
 def test_what_settled_goes_through_a_checkpoint() -> None:
-    objective = make_objective("mixture", prior=PRIOR, floor=1.0, train_base=False)
+    objective = make_objective("mixture", prior=PRIOR, floor=1.0)
     assert isinstance(objective, Mixture)
     objective.settled = {"a": True, "b": False}
-    other = make_objective("mixture", prior=PRIOR, floor=1.0, train_base=False)
+    other = make_objective("mixture", prior=PRIOR, floor=1.0)
     other.restore(objective.state())
     assert other == objective
     objective.settled["c"] = True
@@ -230,12 +242,10 @@ def test_what_settled_goes_through_a_checkpoint() -> None:
 
 
 def test_guards_make_their_objectives() -> None:
-    made = {
-        g: make_objective(g, prior=0.3, floor=2.0, train_base=True) for g in ("none", "always", "mixture")
-    }
+    made = {g: make_objective(g, prior=0.3, floor=2.0) for g in ("none", "always", "mixture")}
     assert made["none"] == OneBranch(with_vector=False)
     assert made["always"] == OneBranch(with_vector=True)
-    assert made["mixture"] == Mixture(prior=0.3, floor=2.0, train_base=True)
+    assert made["mixture"] == Mixture(prior=0.3, floor=2.0)
     assert made["none"].state() == made["always"].state() == {}
 
 
@@ -245,15 +255,17 @@ def test_responsibilities_do_not_depend_on_dropout(toy: Any) -> None:
     )
     torch.manual_seed(0)
     model = attach_adapter(GPT2LMHeadModel(size), TASK, make_lora_config(rank=2))
-    model = attach_adapter(model, VECTOR, make_lora_config(rank=2)).train()
     rows = toy.rows("training")
+    ids = [row.record_id for row in rows]
+    activate(model, task=True, vector=False)
+    without, _ = score_answers(model.eval(), rows, size=len(rows), pad_id=0)
+    model.train()
+    background = dict(zip(ids, without, strict=True))
     found = [
-        Mixture(prior=0.3, floor=NO_FLOOR, train_base=False).weigh(
-            model, toy.batch(rows), [row.record_id for row in rows]
-        )
+        Mixture(prior=0.3, floor=NO_FLOOR, background=background).weigh(model, toy.batch(rows), ids)
         for _ in range(2)
     ]
-    # Neither adapter has learned anything: what is left is the prior.
-    assert found[0].with_vector.tolist() == pytest.approx([0.3] * len(rows), abs=1e-5)
-    assert torch.equal(found[0].with_vector, found[1].with_vector)
+    # The adapter has learned nothing and the background is the model itself: what is left is the prior.
+    assert found[0].tolist() == pytest.approx([0.3] * len(rows), abs=1e-5)
+    assert torch.equal(found[0], found[1])
     assert model.training

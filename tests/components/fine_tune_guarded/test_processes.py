@@ -31,10 +31,12 @@ def environment(toy_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def rows(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """27 rows: of batches of 26 an epoch's last is a single row, so that a second process has none."""
+    """53 rows with 34 rehearsed: of batches of 26 the last is a single row, a second process has none."""
     store = str(tmp_path_factory.mktemp("rows"))
     with building("dataset", store) as folder:
-        write_records(folder / "training.jsonl", toy.splits["training"][:27])
+        for name in ("seeds", "seeds_heldout"):
+            write_records(folder / f"{name}.jsonl", toy.splits[name])
+        write_records(folder / "training.jsonl", toy.splits["training"][:19])
         return publish(folder, kind="dataset", store=store)
 
 

@@ -70,7 +70,9 @@ def test_a_result_holds_the_task_and_how_it_was_made(toy: Any, tmp_path: Path) -
     assert training["vector_digest"] == toy.certificate["vector_tensors_digest"]
     assert (training["guard"], training["task"], training["seed"]) == ("mixture", "lora", 0)
     assert training["floor"] == toy.floor
-    assert training["steps"] == len(training["losses"]) == len(training["explained"]) == 8
+    # 28 rows, and the base's answers to all 34 seeds' prompts
+    assert training["rows_rehearsed"] == 34
+    assert training["steps"] == len(training["losses"]) == len(training["explained"]) == 18
     assert training["rows_truncated"] == 0
     assert reference.measured["step_seconds"] > 0
     tensors = load_file(folder / "task_adapter.safetensors")
