@@ -44,8 +44,9 @@ class Run:
             ``status`` (exit status of the command), ``said`` (what it printed), ``met`` (the point at which
             it was killed, or None), ``events`` and ``problems``.
         """
-        said = self.folder / "said.txt"
-        said.unlink(missing_ok=True)
+        said, events = self.folder / "said.txt", self.folder / "output" / "events.jsonl"
+        for left in (said, events):
+            left.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix="sv", dir="/tmp") as short:
             address = f"{short}/s"
             with socket.socket(socket.AF_UNIX) as listening:
@@ -60,7 +61,7 @@ class Run:
             "status": status,
             "said": text,
             "met": killer.met,
-            "events": _read_events(self.folder / "output" / "events.jsonl"),
+            "events": _read_events(events),
             "problems": _judge_end(status, text, killer.met),
         }
 
