@@ -23,7 +23,7 @@ import random
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +46,37 @@ def main() -> int:
     reference = _find_reference(out)
     chains = _plan(reference["points"], seed=options.seed, points=options.points)
     wanted = range(len(chains)) if options.chain is None else [options.chain]
-    started = time.monotonic()
-
-    def run(number: int) -> None:
+    started, running = time.monotonic(), set()
+    for number in wanted:
         done = out / f"chain-{options.seed}-{number}.json"
         if done.exists() and options.chain is None:
-            return
+            continue
+        if len(running) >= options.workers:
+            running.discard(os.wait()[0])
         if options.seconds and time.monotonic() - started > options.seconds:
-            return
-        result = _fork(lambda: run_chain(out, number, chains[number], reference))
-        done.write_text(json.dumps(result, indent=1) + "\n")
-        print(
-            f"chain {number}: {len(result['kills'])} kills, {result['problems'] or 'as it should'}",
-            flush=True,
-        )
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(run, wanted))
+            break
+        running.add(_start_chain(out, number, chains[number], reference, result=done))
+    for _ in running:
+        os.wait()
     return _sum_up(out, seed=options.seed, chains=len(chains))
+
+
+def _start_chain(
+    out: Path, number: int, kills: list[dict[str, Any]], reference: dict[str, Any], *, result: Path
+) -> int:
+    """Run a chain in a process of its own, without threads, of which its runs are forks."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            found = run_chain(out, number, kills, reference)
+            result.write_text(json.dumps(found, indent=1) + "\n")
+            shown = found["problems"] or "as it should be"
+            print(f"chain {number}: {len(found['kills'])} kills, {shown}", flush=True)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    return pid
 
 
 def run_chain(

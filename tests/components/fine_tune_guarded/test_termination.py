@@ -90,7 +90,7 @@ def test_rule_5_the_step_under_way_is_finished_and_kept(
     assert learned(model) == whole
 
 
-@pytest.mark.parametrize("number", [1, 9, 14])
+@pytest.mark.parametrize("number", [1, 3, 6])
 def test_rule_5_a_long_step_is_not_waited_for(
     toy: Any, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
