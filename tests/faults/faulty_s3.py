@@ -180,7 +180,13 @@ def main() -> int:
     done = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     known = {(one["kind"], one["number"]) for one in done}
     wanted = [(k, n) for n in range(options.runs) for k in options.kinds if (k, n) not in known]
-    with S3Server() as server, ProcessPoolExecutor(options.workers) as pool, journal.open("a") as stream:
+    # A connection that is open at a fork would be shared: its answers go to whoever reads first.
+    forget = s3._make_client.cache_clear
+    with (
+        S3Server() as server,
+        ProcessPoolExecutor(options.workers, initializer=forget) as pool,
+        journal.open("a") as stream,
+    ):
         tasks = [pool.submit(run_once, server, kind=k, number=n, seed=options.seed) for k, n in wanted]
         for task in as_completed(tasks):
             done.append(task.result())
