@@ -213,7 +213,7 @@ def _hang(exchange: Exchange) -> bool:
 def _slow(exchange: Exchange) -> bool:
     answer = exchange.ask()
     sent = answer.head() + answer.body
-    step = max(len(sent) // 40, 1)
+    step = max(len(sent) // 10, 1)
     for place in range(0, len(sent), step):
         exchange.client.sendall(sent[place : place + step])
         time.sleep(0.02)
