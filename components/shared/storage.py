@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from secvec.components.shared import https, s3
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.s3_errors import pause
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _ACCEPTED = "a local path, file:///folder, s3://bucket/prefix"
@@ -135,8 +136,17 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
     Raises:
         SecvecError: The file cannot be written, or `create_only` met other content.
     """
-    if not _write(uri, data, create_only=create_only) and read_bytes(uri) != data:
+    if not _write(uri, data, create_only=create_only) and not _holds(uri, data):
         raise SecvecError("exists with other content", where=uri, accepted="a name that is not taken")
+
+
+def _holds(uri: str, data: bytes) -> bool:
+    # What differs is read again where a network lies between: a bit may have turned on the way.
+    for tries in range(1, 3 if scheme_of(uri) == "s3" else 1):
+        if read_bytes(uri) == data:
+            return True
+        pause(tries)
+    return read_bytes(uri) == data
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
