@@ -37,8 +37,8 @@ class Run:
         self.folder, self.config = folder, config
         self.log = str(folder / "points.jsonl") if log else ""
 
-    def run(self, kill: dict[str, Any] | None) -> dict[str, Any]:
-        """Run the command once, and kill it where the plan says.
+    def run(self, kills: list[dict[str, Any]]) -> dict[str, Any]:
+        """Run the command once, and kill it at the first of the planned points that it comes to.
 
         Returns:
             ``status`` (exit status of the command), ``said`` (what it printed), ``met`` (the point at which
@@ -52,8 +52,8 @@ class Run:
             with socket.socket(socket.AF_UNIX) as listening:
                 listening.bind(address)
                 listening.listen()
-                process = self._start(kill, address=address, said=said)
-                killer = Killer(listening, process, kill)
+                process = self._start(kills, address=address, said=said)
+                killer = Killer(listening, process, kills)
                 status = _wait(process, self.folder / "output")
                 killer.end()
         text = said.read_text(errors="replace") if said.exists() else ""
@@ -65,9 +65,9 @@ class Run:
             "problems": _judge_end(status, text, killer.met),
         }
 
-    def _start(self, kill: dict[str, Any] | None, *, address: str, said: Path) -> ForkedProcess:
+    def _start(self, kills: list[dict[str, Any]], *, address: str, said: Path) -> ForkedProcess:
         output, cache = self.folder / "output", self.folder / "cache"
-        at = kill and {key: kill[key] for key in ("process", "number", "delay")}
+        at = {kill["process"]: kill["number"] for kill in kills}
         settings = {"roots": [str(output), str(cache)], "log": self.log, "at": at, "listener": address}
         environment = {
             name: v for name, v in os.environ.items() if not name.startswith(("SECVEC_", "MLFLOW_"))
@@ -80,17 +80,19 @@ class Run:
 class Killer:
     """Waits for the run to come to the point, and kills it there."""
 
-    def __init__(self, listening: socket.socket, command: ForkedProcess, kill: dict[str, Any] | None) -> None:
-        self.listening, self.command, self.kill = listening, command, kill
+    def __init__(self, listening: socket.socket, command: ForkedProcess, kills: list[dict[str, Any]]) -> None:
+        self.listening, self.command = listening, command
+        self.kills = {kill["process"]: kill for kill in kills}
+        self.kill: dict[str, Any] = {}
         self.met: dict[str, Any] | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
-        if kill:
+        if kills:
             self._thread.start()
 
     def end(self) -> None:
         """Stop waiting."""
         self.listening.close()
-        if self.kill and self.met:
+        if self.met:
             self._thread.join(30)
 
     def _serve(self) -> None:
@@ -99,10 +101,10 @@ class Killer:
             meeting, _ = self.listening.accept()
         except OSError:
             return
-        assert self.kill
         with meeting:
             point = json.loads(meeting.makefile().readline())
-            self.met = {**point, **{key: self.kill[key] for key in ("signal", "target", "delay")}}
+            self.kill = self.kills[point["process"]]
+            self.met = {**self.kill, **point}
             if not self.kill["delay"]:
                 self._strike(point["pid"])
             if self.kill["delay"] or self.kill["signal"] == "SIGTERM":
@@ -112,7 +114,6 @@ class Killer:
             self._strike(point["pid"])
 
     def _strike(self, pid: int) -> None:
-        assert self.kill
         number = getattr(signal, self.kill["signal"])
         if self.kill["target"] == "process":
             _signal(pid, number)

@@ -64,9 +64,9 @@ def test_a_plan_spreads_over_all_processes_and_is_made_again() -> None:
         for process in ("command", "ingest_data", "worker")
         for number in range(1, 41)
     ]
-    chains = _plan(points, seed=3, points=30)
-    assert chains == _plan(points, seed=3, points=30)
-    assert chains != _plan(points, seed=4, points=30)
+    chains = _plan(points, seed=3, points=24)
+    assert chains == _plan(points, seed=3, points=24)
+    assert chains != _plan(points, seed=4, points=24)
     assert [len(chain) for chain in chains] == [3] * 10
     assert all(chain == sorted(chain, key=lambda kill: kill["order"]) for chain in chains)
     for process in ("command", "ingest_data", "worker"):

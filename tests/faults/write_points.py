@@ -28,16 +28,15 @@ class WritePoints:
         process: Its name: ``command``, ``worker`` or the step.
         roots: Folders that count.
         log: File to which each point is appended, or nothing.
-        at: The point to be killed at: ``process``, ``number`` from 1, and ``delay`` in milliseconds; with a
-            delay the process goes on meanwhile. Or nothing.
+        at: Number of the point to be killed at, from 1, by process.
         listener: Socket of whoever kills.
     """
 
     def __init__(
-        self, process: str, *, roots: list[str], log: str, at: dict[str, Any] | None, listener: str
+        self, process: str, *, roots: list[str], log: str, at: dict[str, int], listener: str
     ) -> None:
         self.process, self.roots = process, tuple(roots)
-        self.at = at if at and at["process"] == process else None
+        self.at = at.get(process, 0)
         self.listener, self.number, self.inside = listener, 0, False
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log else -1
 
@@ -51,7 +50,7 @@ class WritePoints:
             line = {"process": self.process, "number": self.number, "event": event, "path": path}
             if self.log >= 0:
                 os.write(self.log, json.dumps(line).encode() + b"\n")
-            if self.at and self.number == self.at["number"]:
+            if self.number == self.at:
                 self._meet(line)
         finally:
             self.inside = False
