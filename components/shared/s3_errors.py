@@ -140,9 +140,8 @@ def _explain_answer(error: Any, uri: str) -> SecvecError:
         return SecvecError(
             f"the S3 server refused {error.operation_name} ({code})", where=uri, accepted=_CREDENTIALS
         )
-    return SecvecError(
-        f"the S3 server answered {code}: {error.response['Error'].get('Message', '')}", where=uri
-    )
+    said = error.response["Error"].get("Message")
+    return SecvecError(f"the S3 server answered {code}{f': {said}' if said else ''}", where=uri)
 
 
 def now() -> datetime:
