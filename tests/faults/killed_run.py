@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -47,15 +48,17 @@ class Run:
         said, events = self.folder / "said.txt", self.folder / "output" / "events.jsonl"
         for left in (said, events):
             left.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(prefix="sv", dir="/tmp") as short:
-            address = f"{short}/s"
-            with socket.socket(socket.AF_UNIX) as listening:
-                listening.bind(address)
-                listening.listen()
-                process = self._start(kills, address=address, said=said)
-                killer = Killer(listening, process, kills)
-                status = _wait(process, self.folder / "output")
-                killer.end()
+        # A short name, as sockets want; not a TemporaryDirectory, which any fork would remove at its end.
+        short = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
+        address = str(short / "s")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(address)
+            listening.listen()
+            process = self._start(kills, address=address, said=said)
+            killer = Killer(listening, process, kills)
+            status = _wait(process, self.folder / "output")
+            killer.end()
+        shutil.rmtree(short)
         text = said.read_text(errors="replace") if said.exists() else ""
         return {
             "status": status,
