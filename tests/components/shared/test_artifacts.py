@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -307,13 +308,22 @@ def test_check_store_removes_what_was_abandoned_and_nothing_else(tmp_path: Path)
     assert sorted(path.name for path in store.glob(".building/*")) == ["old-but-written-to", "young"]
 
 
-def test_check_store_leaves_uploads_that_somebody_may_be_at(s3_bucket: str) -> None:
+def test_check_store_leaves_uploads_that_somebody_may_be_at(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(s3, "abort_uploads", lambda uri, *, older_than: asked.append((uri, older_than.days)))
+    check_store(f"{s3_bucket}/store")
+    assert asked == [(f"{s3_bucket}/store", 1)]
+
+
+def test_uploads_are_aborted_by_age(s3_bucket: str) -> None:
     import boto3
 
     client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
-    client.create_multipart_upload(Bucket=bucket, Key="store/x")
-    check_store(f"{s3_bucket}/store")
-    assert len(client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1
+    client.create_multipart_upload(Bucket=bucket, Key="store/x")  # the test server dates it to 2010
+    assert s3.abort_uploads(f"{s3_bucket}/store", older_than=timedelta(days=36500)) == 0
+    assert s3.abort_uploads(f"{s3_bucket}/store", older_than=timedelta(days=365)) == 1
 
 
 def test_publishing_again_sweeps_the_uploads_of_an_attempt_that_was_killed(
