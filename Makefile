@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers bench-efficacy mutation tampers promoters docs lint
+.PHONY: help setup demo test test-slow test-containers test-faults bench-efficacy mutation tampers promoters \
+	docs lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -31,6 +32,17 @@ test-slow: setup ## Run the tests that take many minutes
 
 test-containers: setup ## Build the image and run the pipeline in containers, where there is an engine
 	eval "$$(tests/containers/engine.sh)" && $(BIN)/python -m pytest tests/containers
+
+test-faults: setup ## Kill runs, spoil traffic, end trainings; OUT=folder, goes on where it was; POINTS, RUNS, WORKERS
+	$(BIN)/python -m pytest tests/faults tests/components/fine_tune_guarded/test_termination.py \
+		tests/components/fine_tune_guarded/test_checkpoints.py \
+		tests/components/fine_tune_guarded/test_checkpoint_places.py \
+		tests/components/fine_tune_guarded/test_memory.py -m "not slow"
+	$(BIN)/python -m tests.faults.kill_anywhere --out $(or $(OUT),test-faults)/kills \
+		--points $(or $(POINTS),200) --workers $(or $(WORKERS),2)
+	$(BIN)/python -m tests.faults.faulty_s3 --out $(or $(OUT),test-faults)/s3 \
+		--runs $(or $(RUNS),20) --workers $(or $(WORKERS),2)
+	$(BIN)/python -m tests.faults.terminate_large --out $(or $(OUT),test-faults)/termination
 
 bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
 	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)

@@ -1,7 +1,7 @@
 """The ``secvec`` command.
 
 Exit status: 0 done (and PASS, where there was something to judge), 1 error, 2 usage, 3 the gate said FAIL or
-INDETERMINATE, 130 interrupted.
+INDETERMINATE, 4 out of memory, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ app = typer.Typer(
         "**Start here:** `secvec demo --output demo-output` runs the whole pipeline on toy data in minutes. "
         "Then copy `demo-output/demo/config.yaml`, point it at your own model and data, and "
         "`secvec run --config my.yaml --output my-output`.\n\n"
-        "**Exit status:** 0 done and PASS, 1 error, 2 usage, 3 the gate said FAIL or INDETERMINATE."
+        "**Exit status:** 0 done and PASS, 1 error, 2 usage, 3 the gate said FAIL or INDETERMINATE, "
+        "4 out of memory."
     ),
 )
 Output = Annotated[
@@ -213,7 +214,7 @@ def main() -> None:
         app()
     except SecvecError as error:
         _say_error(error)
-        sys.exit(ERROR)
+        sys.exit(error.status)
 
 
 def _interrupt(*_: object) -> None:

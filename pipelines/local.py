@@ -9,23 +9,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from secvec.components.shared.artifacts import check_store
 from secvec.components.shared.code_digest import code_digest
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import OutOfMemory, SecvecError
 from secvec.pipelines.display import showing
 from secvec.pipelines.environment import step_environment
 from secvec.pipelines.guarded_fine_tuning.config import RunConfig
 from secvec.pipelines.inputs import check_inputs
 from secvec.pipelines.run_progress import EventReader, RunProgress
-from secvec.pipelines.worker import Job, JobOutcome, Runner
-
-_SECONDS_TO_STOP = 20
+from secvec.pipelines.worker import SECONDS_TO_STOP, Job, JobOutcome, Runner
 
 
 def run_locally(
@@ -104,6 +103,7 @@ def opened_output(output: Path) -> Iterator[Path]:
     try:
         (output / "tmp").mkdir(parents=True, exist_ok=True)
         lock = (output / ".lock").open("w")
+        os.set_inheritable(lock.fileno(), True)
     except OSError as error:
         raise SecvecError(
             f"output folder cannot be written ({error.strerror})",
@@ -154,10 +154,11 @@ def follow(
         process = subprocess.Popen(
             command,
             env=dict(environment),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the process that this one is gone
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            close_fds=False,  # it holds the output folder's lock as long as it lives
         )
     try:
         with showing(progress, console) as lines:
@@ -187,7 +188,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started: asked first, then killed."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
-        _wait(process, seconds=_SECONDS_TO_STOP)
+        _wait_for_group(process, seconds=SECONDS_TO_STOP)
     try:
         # Also what the process left behind when it ended by itself.
         os.killpg(process.pid, signal.SIGKILL)
@@ -196,10 +197,26 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _wait_for_group(process: subprocess.Popen[bytes], *, seconds: float) -> None:
+    """Wait for a process and all that it started: a step outlives the shell that KFP runs it in."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        process.poll()
+        with suppress(ChildProcessError):
+            # Orphans come to this process where it is a container's first.
+            os.waitpid(-process.pid, os.WNOHANG)
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+
+
 def _failure(progress: RunProgress, *, log: Path, status: int) -> SecvecError:
     running = progress.running()
     where = progress.failed_step or (running.name if running and not progress.error else "")
     if progress.error.startswith(f"{where.split(' ')[0]}: "):
         where = ""  # the step has named itself
     reason = progress.error or f"ended without a reason (status {status}; killed or out of memory?)"
-    return SecvecError(f"{reason}; full log: {log}", where=where)
+    kind = OutOfMemory if progress.status == OutOfMemory.status else SecvecError
+    return kind(f"{reason}; full log: {log}", where=where)

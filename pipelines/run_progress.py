@@ -38,11 +38,12 @@ class StepProgress:
 
 @dataclass
 class RunProgress:
-    """All steps in the order they are expected, and the first error."""
+    """All steps in the order they are expected, and the first error with the exit status of its kind."""
 
     steps: list[StepProgress]
     error: str = ""
     failed_step: str = ""
+    status: int = 1
     _by_name: dict[str, StepProgress] = field(default_factory=dict)
 
     @classmethod
@@ -71,6 +72,7 @@ class RunProgress:
                 step.state, step.ended, step.task = ("done" if kind == "step_done" else "failed"), now, ""
             if kind == "step_failed":
                 self.failed_step = self.failed_step or step.name
+                self.status = self.status if self.error else int(event.get("status", 1))
                 self.error = self.error or str(event["error"])
 
     def _step(self, name: str) -> StepProgress:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,7 @@ from secvec.components.shared.progress import report, running_step
 from secvec.components.shared.references import Kind, Reference
 
 Runner = Literal["subprocess", "docker"]
+SECONDS_TO_STOP = 25  # a training that is asked to end has written its checkpoint within 20
 
 
 class Job(BaseModel):
@@ -157,9 +161,45 @@ def _find_output(work: Path, task: str, kind: Kind) -> Reference:
     return Reference.model_validate_json(found[0].read_text())
 
 
+_without_command = threading.Event()
+
+
+def _outlive_no_command() -> None:
+    """End this process and its steps when the command was killed: the next run must not meet them.
+
+    The command holds the other end of this process's standard input as long as it lives. This process holds
+    the output folder until the last step has ended.
+    """
+    while os.read(0, 1):
+        pass
+    _without_command.set()
+    os.killpg(0, signal.SIGTERM)
+    until = time.monotonic() + SECONDS_TO_STOP
+    while _others_in_group() and time.monotonic() < until:
+        time.sleep(0.1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _others_in_group() -> bool:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, group, *_ = entry.read_text().rpartition(")")[2].split()
+            if int(group) == os.getpgrp() and state != "Z" and int(entry.parent.name) != os.getpid():
+                return True
+    return False
+
+
+def _end(*_: object) -> None:
+    if not _without_command.is_set():
+        sys.exit(143)
+
+
 def main() -> None:
     """Run the job that the command line names; exit status 1 if it failed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _end)
+    watch = threading.Thread(target=_outlive_no_command, daemon=True)
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        watch.start()
     job = Job.model_validate(json.loads(Path(sys.argv[1]).read_text()))
     try:
         outcome = run_job(job)
@@ -167,6 +207,9 @@ def main() -> None:
         report("run_failed", error=str(error))
         print(f"secvec: error: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        if _without_command.is_set():
+            watch.join()
     job.outcome.write_text(outcome.model_dump_json(indent=2) + "\n")
 
 

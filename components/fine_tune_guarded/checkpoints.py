@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,15 @@ import torch
 
 from secvec.components.fine_tune_guarded.processes import fill, gather, is_first, put_together
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.manifest import verify_manifest
+from secvec.components.shared.manifest import verify_manifest, write_manifest
+from secvec.components.shared.storage import (
+    disk_full,
+    free_bytes,
+    local_errors,
+    sync_path,
+    sync_tree,
+    tells_disk_full,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,9 +81,58 @@ def load_optimizer(model: Any, optimizer: Any, scheduler: Any, folder: Path) -> 
     scheduler.load_state_dict(state["scheduler"])
 
 
+@contextmanager
+def checkpoint_room(folder: Path, model: nn.Module) -> Iterator[None]:
+    """Frame the writing of a checkpoint: what an earlier attempt left there is removed, and so is a torn one.
+
+    Raises:
+        SecvecError: The disk has no room for it; the checkpoints before it are as they were.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    needed = _size(model)
+    if free_bytes(folder) < needed:
+        raise disk_full(folder, needed=needed)
+    try:
+        yield
+    except Exception as error:
+        left = free_bytes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        # torch tells of a full disk in words of its own.
+        if left < needed or tells_disk_full(error):
+            raise disk_full(folder, needed=needed) from error
+        raise
+
+
+def _size(model: nn.Module) -> int:
+    """About how many bytes a checkpoint takes: weights, two moments of each, and a megabyte of the rest."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return 3 * sum(p.numel() * p.element_size() for p in learning) + (1 << 20)
+
+
+def complete(folder: Path) -> None:
+    """Write a checkpoint's manifest, after all that it names is safe on the disk."""
+    with local_errors(folder):
+        sync_tree(folder)
+    write_manifest(folder, kind="checkpoint")
+    with local_errors(folder):
+        sync_path(folder)
+        sync_path(folder.parent)
+
+
+def forget_older(folder: Path) -> None:
+    """Remove all checkpoints but the two newest; the Trainer would, before the newest is complete."""
+    for old in sorted(filter(_has_step, folder.glob("checkpoint-*")), key=step_of)[:-2]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step whose end a checkpoint holds."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
 def newest_complete(folder: Path) -> Path | None:
     """The newest checkpoint whose manifest verifies; incomplete ones are passed over (rule 5)."""
-    steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if _has_step(p)}
+    steps = {step_of(p): p for p in folder.glob("checkpoint-*") if _has_step(p)}
     for step in sorted(steps, reverse=True):
         try:
             verify_manifest(steps[step])

@@ -14,8 +14,10 @@ from secvec.components.fine_tune_guarded.attribution import (
     attribute_rows,
     write_attribution,
 )
+from secvec.components.fine_tune_guarded.checkpoint_places import local_place
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
 from secvec.components.fine_tune_guarded.launch import count_for_pod, launch_processes
+from secvec.components.fine_tune_guarded.memory import record_passes, train_within_memory
 from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, make_objective
 from secvec.components.fine_tune_guarded.processes import (
     from_first,
@@ -39,7 +41,7 @@ from secvec.components.shared.adapters import (
     make_lora_config,
     vector_digest,
 )
-from secvec.components.shared.artifacts import building, cache_folder, fetch, publish
+from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.finished import input_key, recall, remember
@@ -185,9 +187,11 @@ def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
     Raises:
         SystemExit: This is another than the first: status 0, its work is done.
     """
-    work = cache_folder() / "training" / key
+    work = local_place(key)
     with building("task_result", store) as folder:
-        measured = _train(inputs, folder=folder, work=work)
+        measured = train_within_memory(
+            lambda config: _train(inputs, config=config, folder=folder, work=work), inputs.config
+        )
         if not is_first():
             raise SystemExit(0)
         reference = publish(folder, kind="task_result", store=store)
@@ -209,8 +213,8 @@ def _check_choice(name: str, value: str, accepted: tuple[str, ...]) -> None:
         raise SecvecError(f"{name} = {value!r}", where=STEP, accepted=", ".join(accepted))
 
 
-def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
-    config, guarded = inputs.config, inputs.guard != "none"
+def _train(inputs: _Inputs, *, config: FineTuneConfig, folder: Path, work: Path) -> dict[str, float]:
+    guarded = inputs.guard != "none"
     records = _read_rows(inputs.dataset)
     tokenizer: Any = load_tokenizer(inputs.base.path)
     # All weights that learn, with their gradients and moments, may be more than one device holds.
@@ -270,6 +274,7 @@ def _train(inputs: _Inputs, *, folder: Path, work: Path) -> dict[str, float]:
     check_untouched(before, after)
     training = {
         **inputs.about(),
+        **record_passes(inputs.config, used=config),
         "steps": record.steps,
         "rows_truncated": sum(row.truncated for row in rows),
         "rows_rehearsed": len(rehearsed),

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from secvec.components.fine_tune_guarded.checkpoints import newest_for_all
+from secvec.components.fine_tune_guarded.checkpoint_places import bring_back, remote_place
+from secvec.components.fine_tune_guarded.checkpoints import newest_for_all, step_of
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Task
 from secvec.components.fine_tune_guarded.objectives import Objective
-from secvec.components.fine_tune_guarded.processes import deal, own_part
+from secvec.components.fine_tune_guarded.processes import deal, is_first, own_part
+from secvec.components.fine_tune_guarded.termination import Stop
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.shared.adapters import activate
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import SecvecError, Terminated
 from secvec.components.shared.likelihood import IGNORED, EncodedRecord, collate
+from secvec.components.shared.progress import report
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -83,8 +86,7 @@ def train_task(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.guard_with(objective, train_base=train_base, watch=watch)
-    newest = newest_for_all(work)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    _run(trainer, work=work)
     _check_success(model, reached=trainer.state.global_step, wanted=trainer.state.max_steps)
     history = [entry for entry in trainer.state.log_history if "explained" in entry]
     return TrainingRecord(
@@ -93,6 +95,33 @@ def train_task(
         explained=[entry["explained"] for entry in history],
         step_seconds=statistics.median(entry["seconds"] for entry in history),
     )
+
+
+def _run(trainer: GuardedTrainer, *, work: Path) -> None:
+    """Train to the end, from the newest checkpoint on.
+
+    Raises:
+        Terminated: The process was asked to end; what is finished lies in a checkpoint.
+    """
+    if place := remote_place(work.name):
+        bring_back(work, place=place)
+        trainer.watch.place = place
+    newest = newest_for_all(work)
+    step = step_of(newest) if newest else 0
+    if is_first():
+        report("training_started", after_step=step, checkpoints=work.name)
+    termination = trainer.watch.termination
+    with termination.watching():
+        try:
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        except Stop:
+            trainer.save_last_step()
+    if termination.asked:
+        raise Terminated(
+            f"was asked to end (SIGTERM) after step {trainer.state.global_step}, which is kept",
+            where="fine_tune_guarded",
+            accepted="to run again, which goes on from there",
+        )
 
 
 def _collate_share(chosen: list[EncodedRecord], *, pad_id: int) -> dict[str, Any]:
@@ -116,7 +145,6 @@ def _arguments(config: FineTuneConfig, *, task: Task, seed: int, work: Path) -> 
         gradient_checkpointing=config.gradient_checkpointing,
         save_strategy="steps",
         save_steps=config.checkpoint_steps,
-        save_total_limit=2,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,

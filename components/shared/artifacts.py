@@ -6,15 +6,18 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from secvec.components.shared import s3
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import (
     MANIFEST_NAME,
+    Damaged,
     FileEntry,
     Manifest,
     check_file,
@@ -24,7 +27,9 @@ from secvec.components.shared.manifest import (
     unfinished,
     verify_manifest,
 )
+from secvec.components.shared.progress import report
 from secvec.components.shared.references import Kind, Reference
+from secvec.components.shared.s3_errors import pause
 from secvec.components.shared.storage import (
     disk_full,
     download_file,
@@ -35,12 +40,18 @@ from secvec.components.shared.storage import (
     local_path,
     read_bytes,
     scheme_of,
+    sync_path,
+    sync_tree,
+    tells_disk_full,
     write_bytes,
 )
 
 CACHE_VARIABLE = "SECVEC_CACHE"
 _SCRATCH = ".building"
 _MARK = ".secvec-store"
+_READS = 4
+_ABANDONED = timedelta(days=1)
+_T = TypeVar("_T")
 
 
 def cache_folder() -> Path:
@@ -51,14 +62,18 @@ def cache_folder() -> Path:
 def check_store(store: str) -> None:
     """Prove that a store can be written and read, so that a run fails before its work and not after.
 
-    Leaves one constant file ``.secvec-store``: deleting may be forbidden where creating is allowed.
+    Also removes what was begun and not finished a day ago or longer, by runs that were killed. Leaves one
+    constant file ``.secvec-store``: deleting may be forbidden where creating is allowed.
 
     Raises:
         SecvecError: The store is absent, read-only or refuses the credentials.
     """
     write_bytes(join_uri(store, _MARK), b"secvec artifact store, layout 1\n", create_only=True)
-    with _scratch(_scratch_parent(store)) as folder:
+    with scratch_folder(_scratch_parent(store)) as folder:
         write_bytes(str(folder / _MARK), b"")
+    _sweep_scratch(_scratch_parent(store))
+    if scheme_of(store) == "s3":
+        _sweep_uploads(store, older_than=_ABANDONED)
 
 
 def artifact_uri(store: str, *, kind: Kind, digest: str) -> str:
@@ -85,7 +100,7 @@ def building(kind: Kind, store: str) -> Iterator[Path]:
         yield folder
     except BaseException as error:
         # Made before the folder is removed, when the disk is as full as it was.
-        full = disk_full(folder) if _tells_disk_full(error) else None
+        full = disk_full(folder) if tells_disk_full(error) else None
         shutil.rmtree(folder, ignore_errors=True)
         if full:
             raise full from error
@@ -144,15 +159,20 @@ def fetch_file(reference: Reference, name: str) -> bytes:
     source = join_uri(reference.uri, MANIFEST_NAME)
     if not exists(source):
         raise unfinished(reference.uri)
-    manifest = parse_manifest(read_bytes(source), where=source, digest=reference.digest)
+    _, manifest = _read_manifest(reference)
     entry = manifest.files.get(name)
     if manifest.kind != reference.kind or entry is None:
         problem = f"holds a {manifest.kind} without {name}" if entry is None else f"holds a {manifest.kind}"
         raise SecvecError(problem, where=reference.uri, accepted=f"a {reference.kind} with {name}")
-    data = read_bytes(where := join_uri(reference.uri, name))
-    if digest_bytes(data) != entry.digest:
-        raise SecvecError(f"has digest {digest_bytes(data)}", where=where, accepted=entry.digest)
-    return data
+    where = join_uri(reference.uri, name)
+
+    def read() -> bytes:
+        data = read_bytes(where)
+        if digest_bytes(data) != entry.digest:
+            raise Damaged(f"has digest {digest_bytes(data)}", where=where, accepted=entry.digest)
+        return data
+
+    return _again_if_damaged(read)
 
 
 def _scratch_parent(store: str) -> Path:
@@ -161,7 +181,8 @@ def _scratch_parent(store: str) -> Path:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new empty folder in a folder; it is removed at the end."""
     folder = parent / secrets.token_hex(8)
     try:
         with local_errors(folder):
@@ -171,10 +192,12 @@ def _scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tells_disk_full(error: BaseException) -> bool:
-    # safetensors gives the operating system's error only in its text.
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
+def _sweep_scratch(parent: Path) -> None:
+    until = time.time() - _ABANDONED.total_seconds()
+    for folder in parent.glob("*"):
+        with suppress(FileNotFoundError):
+            if max(path.lstat().st_mtime for path in (folder, *folder.rglob("*"))) < until:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish_local(folder: Path, manifest: Manifest, *, target: Path, owned: bool) -> None:
@@ -183,7 +206,7 @@ def _publish_local(folder: Path, manifest: Manifest, *, target: Path, owned: boo
     if target.exists():
         verify_manifest(target, digest=digest)
         return
-    with _scratch(target.parents[1] / _SCRATCH) as copy:
+    with scratch_folder(target.parents[1] / _SCRATCH) as copy:
         staged = folder if owned else _copy_files(folder, copy, manifest)
         write_bytes(str(staged / MANIFEST_NAME), data)
         _move_into_place(staged, target, digest=digest)
@@ -206,8 +229,7 @@ def _check_room(path: Path, manifest: Manifest) -> None:
 def _move_into_place(staged: Path, target: Path, *, digest: str) -> None:
     """Rename a whole folder to where readers look; a folder that got there first must be the same."""
     with local_errors(target):
-        for path in (*staged.rglob("*"), staged):
-            _sync(path)
+        sync_tree(staged)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             staged.rename(target)
@@ -215,16 +237,8 @@ def _move_into_place(staged: Path, target: Path, *, digest: str) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             verify_manifest(target, digest=digest)
-        _sync(target.parent)
-        _sync(target.parents[1])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_path(target.parent)
+        sync_path(target.parents[1])
 
 
 def _publish_s3(folder: Path, manifest: Manifest, *, uri: str) -> None:
@@ -233,6 +247,19 @@ def _publish_s3(folder: Path, manifest: Manifest, *, uri: str) -> None:
         if not _is_uploaded(target, entry):
             s3.upload_object(folder / name, target, metadata={"sha256": entry.digest})
     write_bytes(join_uri(uri, MANIFEST_NAME), manifest.to_bytes(), create_only=True)
+    # What an earlier attempt began, or another that is not needed any more: its owner finds the object here.
+    _sweep_uploads(uri)
+
+
+def _sweep_uploads(uri: str, *, older_than: timedelta = timedelta()) -> None:
+    try:
+        count = s3.abort_uploads(uri, older_than=older_than)
+    except SecvecError as error:
+        # A role may lack the right to list them; then the next one, or the bucket's own rule, cleans up.
+        report("uploads_not_swept", reason=str(error))
+        return
+    if count:
+        report("uploads_swept", count=count, under=uri)
 
 
 def _is_uploaded(uri: str, entry: FileEntry) -> bool:
@@ -255,13 +282,45 @@ def _fetch_remote(reference: Reference, folder: Path) -> Manifest:
     source = join_uri(reference.uri, MANIFEST_NAME)
     if scheme_of(source) == "s3" and not exists(source):
         raise unfinished(reference.uri)
-    data = read_bytes(source)
-    manifest = parse_manifest(data, where=source, digest=reference.digest)
-    with _scratch(cache_folder() / _SCRATCH) as staged:
+    data, manifest = _read_manifest(reference)
+    with scratch_folder(cache_folder() / _SCRATCH) as staged:
         _check_room(staged, manifest)
         for name, entry in manifest.files.items():
-            download_file(join_uri(reference.uri, name), staged / name)
-            check_file(staged / name, entry)
+            download_verified(join_uri(reference.uri, name), staged / name, entry)
         write_bytes(str(staged / MANIFEST_NAME), data)
         _move_into_place(staged, folder, digest=reference.digest)
     return manifest
+
+
+def _read_manifest(reference: Reference) -> tuple[bytes, Manifest]:
+    source = join_uri(reference.uri, MANIFEST_NAME)
+
+    def read() -> tuple[bytes, Manifest]:
+        data = read_bytes(source)
+        return data, parse_manifest(data, where=source, digest=reference.digest)
+
+    return _again_if_damaged(read)
+
+
+def download_verified(source: str, path: Path, entry: FileEntry) -> None:
+    """Copy one file to a local path and hold it against its entry; a damaged copy is fetched again.
+
+    Raises:
+        SecvecError: It cannot be read, or is damaged each time.
+    """
+
+    def download() -> None:
+        download_file(source, path)
+        check_file(path, entry, where=source)
+
+    _again_if_damaged(download)
+
+
+def _again_if_damaged(read: Callable[[], _T]) -> _T:
+    """Read what must have a digest, and again if it has another: most bits turn on the way."""
+    for tries in range(1, _READS):
+        try:
+            return read()
+        except Damaged:
+            pause(tries)
+    return read()

@@ -26,12 +26,16 @@ class EncodedRecord:
         input_ids: Token ids of the whole conversation, length T.
         labels: The same with `IGNORED` at every token that no assistant wrote, length T.
         truncated: Whether the end was cut to fit the window.
+        source: Name of the file the row was read from.
+        line: Its line or row there, from 1.
     """
 
     record_id: str
     input_ids: list[int]
     labels: list[int]
     truncated: bool = False
+    source: str = ""
+    line: int = 0
 
 
 def encode_record(
@@ -72,7 +76,14 @@ def encode_record(
             where=f"{record.source}:{record.line}",
             accepted=f"an assistant turn within {window} tokens",
         )
-    return EncodedRecord(record.id, ids[:window], cut, truncated=len(ids) > window)
+    return EncodedRecord(
+        record.id,
+        ids[:window],
+        cut,
+        truncated=len(ids) > window,
+        source=record.source,
+        line=record.line,
+    )
 
 
 def _answer_spans(

@@ -16,6 +16,10 @@ MANIFEST_NAME = "manifest.json"
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 
 
+class Damaged(SecvecError):
+    """Content has another digest or size than it must have."""
+
+
 class FileEntry(BaseModel):
     """One file of an artifact: its sha256 digest and its size in bytes."""
 
@@ -117,7 +121,7 @@ def parse_manifest(data: bytes, *, where: str, digest: str | None = None) -> Man
         SecvecError: The digest differs, or the bytes are no manifest, or name a file outside the folder.
     """
     if digest is not None and digest_bytes(data) != digest:
-        raise SecvecError(f"has digest {digest_bytes(data)}", where=where, accepted=digest)
+        raise Damaged(f"has digest {digest_bytes(data)}", where=where, accepted=digest)
     try:
         found = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -149,16 +153,21 @@ def verify_manifest(folder: Path, *, digest: str | None = None) -> Manifest:
     return manifest
 
 
-def check_file(path: Path, entry: FileEntry) -> None:
+def check_file(path: Path, entry: FileEntry, *, where: str = "") -> None:
     """Check one file against its entry.
 
+    Args:
+        path: The file.
+        entry: What it must be.
+        where: What an error names in place of the path.
+
     Raises:
-        SecvecError: Its size or digest differs.
+        Damaged: Its size or digest differs.
     """
     with local_errors(path):
         size = path.stat().st_size
     if size != entry.size:
-        raise SecvecError(f"has {size} bytes", where=str(path), accepted=f"{entry.size} bytes")
+        raise Damaged(f"has {size} bytes", where=where or str(path), accepted=f"{entry.size} bytes")
     found = digest_file(path)
     if found != entry.digest:
-        raise SecvecError(f"has digest {found}", where=str(path), accepted=entry.digest)
+        raise Damaged(f"has digest {found}", where=where or str(path), accepted=entry.digest)

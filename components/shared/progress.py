@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import SecvecError, Terminated
 
 EVENTS_VARIABLE = "SECVEC_EVENTS"
 _LOG_EVERY_SECONDS = 10.0
+_TERMINATED = Terminated.status
 
 
 def report(event: str, **fields: Any) -> None:
@@ -36,21 +39,39 @@ def report(event: str, **fields: Any) -> None:
 def running_step(name: str) -> Iterator[None]:
     """Frame a step: report its start and end, and end the process with one line on a user's error.
 
+    SIGTERM ends it in order too, so that what it was building is removed; a training takes it for itself.
+
     Raises:
-        SystemExit: Status 1, after the one line of a `SecvecError` went to standard error.
+        SystemExit: With the error's status, after the one line of a `SecvecError` went to standard error.
     """
     report("step_started", step=name)
     started = time.monotonic()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         yield
     except SecvecError as error:
-        report("step_failed", step=name, error=str(error))
-        print(f"secvec {name}: error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        report("step_failed", step=name, error=str(error), status=error.status)
+        # Whoever reads it may have been asked to end as well, and be gone.
+        with suppress(BrokenPipeError):
+            print(f"secvec {name}: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.status) from None
+    except _Ended:
+        report("step_failed", step=name, error="was asked to end (SIGTERM)", status=_TERMINATED)
+        raise
     except BaseException as error:
         report("step_failed", step=name, error=f"{type(error).__name__}: {error}")
         raise
     report("step_done", step=name, seconds=round(time.monotonic() - started, 3))
+
+
+class _Ended(SystemExit):
+    pass
+
+
+def _end(*_: Any) -> None:
+    raise _Ended(_TERMINATED)
 
 
 class Progress:

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from secvec.components.shared import https, s3
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.s3_errors import pause
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _ACCEPTED = "a local path, file:///folder, s3://bucket/prefix"
@@ -135,8 +136,17 @@ def write_bytes(uri: str, data: bytes, *, create_only: bool = False) -> None:
     Raises:
         SecvecError: The file cannot be written, or `create_only` met other content.
     """
-    if not _write(uri, data, create_only=create_only) and read_bytes(uri) != data:
+    if not _write(uri, data, create_only=create_only) and not _holds(uri, data):
         raise SecvecError("exists with other content", where=uri, accepted="a name that is not taken")
+
+
+def _holds(uri: str, data: bytes) -> bool:
+    # What differs is read again where a network lies between: a bit may have turned on the way.
+    for tries in range(1, 3 if scheme_of(uri) == "s3" else 1):
+        if read_bytes(uri) == data:
+            return True
+        pause(tries)
+    return read_bytes(uri) == data
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -240,6 +250,28 @@ def disk_full(path: Path, *, needed: int | None = None) -> SecvecError:
     """Make the error for a disk that is full: the path, the bytes needed and the bytes free."""
     wanted = f"{needed} bytes needed, " if needed is not None else ""
     return SecvecError(f"disk full: {wanted}{free_bytes(path)} bytes free", where=str(path))
+
+
+def tells_disk_full(error: BaseException) -> bool:
+    """Whether an error of any library says that the disk is full."""
+    # safetensors gives the operating system's error only in its text.
+    full = getattr(error, "errno", None) in _DISK_FULL
+    return full or "No space left on device" in str(error)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it is safe on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync_path(path)
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are safe on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def free_bytes(path: Path) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.tracking_files import made_whole
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_VARIABLE = "MLFLOW_RUN_ID"
@@ -64,9 +65,10 @@ def initialise(tracking_uri: str, artifact_root: str, *, experiment: str = DEFAU
     Raises:
         SecvecError: The store does not answer.
     """
-    client = connect(tracking_uri)
-    with mlflow_errors(tracking_uri):
-        _find_experiment(client, experiment, artifact_root)
+    with made_whole(tracking_uri) as uri:
+        client = connect(uri)
+        with mlflow_errors(uri):
+            _find_experiment(client, experiment, artifact_root)
 
 
 def log_params(values: Mapping[str, Any], *, prefix: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a cut file": lambda folder: cut(folder / "trainable.safetensors"),
     "a flipped bit": lambda folder: flip_bit(folder / "trainable.safetensors"),
     "a flipped bit in the optimizer": lambda folder: flip_bit(folder / "optimizer.pt"),
+    "no optimizer": lambda folder: (folder / "optimizer.pt").unlink(),
     "no objective": lambda folder: (folder / "objective.json").unlink(),
     "nothing at all": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
 }
@@ -175,7 +177,7 @@ def test_rule_5_an_incomplete_checkpoint_is_passed_over(interrupted: Path, work:
     assert newest_complete(work) is None
 
 
-@pytest.mark.parametrize("case", ["no manifest", "a flipped bit"])
+@pytest.mark.parametrize("case", ["no manifest", "a cut file", "a flipped bit", "no optimizer"])
 def test_rule_5_a_run_resumes_from_the_checkpoint_before_a_bad_one(
     toy: Any, whole: Callable[..., Finished], interrupted: Path, work: Path, case: str
 ) -> None:
@@ -228,3 +230,40 @@ def test_a_checkpoint_of_another_task_is_refused(toy: Any, tmp_path: Path) -> No
         SecvecError, match="holds other parameters than this run trains; accepted: a checkpoint"
     ):
         load_trainable(full, tmp_path)
+
+
+def test_rule_5_a_full_disk_leaves_the_checkpoint_before_it(
+    toy: Any, whole: Callable[..., Finished], tmp_path: Path
+) -> None:
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o"]
+    if subprocess.run([*options, "size=2m", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    try:
+        work = disk / "work"
+        # Room for a first checkpoint; another tenant takes what a second would need.
+        with pytest.raises(SecvecError, match=r"checkpoint-6: disk full: \d+ bytes needed, \d+ bytes free"):
+            toy.train(toy.model(), "mixture", "lora", work, callbacks=[FillAt(4, disk)])
+        assert newest_complete(work) == work / "checkpoint-3"
+        assert not (work / "checkpoint-6").exists()
+        (disk / "tenant").unlink()
+        resumed = train(toy, "mixture", "lora", work, seed=9)
+        assert resumed.steps == [4, 5, 6, 7, 8]
+        assert resumed.digest == whole("mixture", "lora").digest
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+class FillAt(TrainerCallback):
+    """Fill a disk, but for half a megabyte, after a step."""
+
+    def __init__(self, step: int, disk: Path) -> None:
+        self.step, self.disk = step, disk
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            left = shutil.disk_usage(self.disk).free - (1 << 19)
+            (self.disk / "tenant").write_bytes(bytes(left))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from secvec.components.fine_tune_guarded import launch
+from secvec.components.fine_tune_guarded.checkpoints import newest_complete, step_of
 from secvec.components.fine_tune_guarded.step import fine_tune_guarded
 from secvec.components.shared.artifacts import building, fetch, publish
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import SecvecError, Terminated
 from secvec.components.shared.records import write_records
 from secvec.components.shared.references import Reference
 
@@ -143,6 +146,30 @@ def test_two_processes_go_on_where_they_were_killed(
     resumed, _ = read(fine_tune(toy, rows, tmp_path / "store", task=task, **settings))
     whole, _ = read(fine_tune(toy, rows, tmp_path / "other", task=task, **settings))
     assert resumed["losses"] == pytest.approx(whole["losses"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_asked_to_end_leave_their_last_step(
+    toy: Any, rows: Reference, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def ask() -> None:
+        while not list(cache.glob("training/*/checkpoint-20/manifest.json")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    settings: dict[str, Any] = {"epochs": 400, "batch_size": 13, "processes": 2, "checkpoint_steps": 20}
+    with pytest.raises(Terminated, match=r"asked to end .SIGTERM. with its 2 processes; accepted: to run ag"):
+        fine_tune(toy, rows, tmp_path / "store", **settings)
+    thread.join()
+    assert not trainers()
+    (work,) = cache.glob("training/*")
+    newest = newest_complete(work)
+    assert newest and step_of(newest) > 20
+    assert step_of(newest) % 20  # no step at which one would have been written anyway
 
 
 def test_a_process_gives_its_reason(toy: Any, rows: Reference, tmp_path: Path) -> None:

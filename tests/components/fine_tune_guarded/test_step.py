@@ -221,7 +221,7 @@ def test_rule_5_a_base_that_gives_nan_publishes_nothing(
 
     store, base = tmp_path / "store", edited_base(spoil)
     vector = vector_for(toy, base, store)
-    with pytest.raises(SecvecError, match=r"the loss is nan at step 1 \(rows sha256:.*accepted: a smaller"):
+    with pytest.raises(SecvecError, match=r"nan at step 1 \(rows toy.jsonl:\d.*accepted: a smaller"):
         fine_tune(toy, store, base_model=str(base), vector=vector, guard=guard)
     assert "task_result" not in published(store)
     assert not list(store.glob(".building/*"))

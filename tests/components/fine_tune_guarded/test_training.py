@@ -212,12 +212,24 @@ def test_rule_5_a_loss_that_is_no_number_is_refused(toy: Any, tmp_path: Path, gu
     with pytest.raises(SecvecError) as caught:
         toy.train(model, guard, task, tmp_path, callbacks=[AtStep(2, spoil)])
     line = str(caught.value)
-    assert line.startswith("fine_tune_guarded: the loss is nan at step 3 (rows sha256:")
+    assert line.startswith("fine_tune_guarded: the loss is nan at step 3 (rows toy.jsonl:")
     assert "accepted: a smaller learning_rate, or rows and a base that give a finite loss" in line
-    named = line.partition("(rows ")[2].partition(", ...)")[0].split(", ")
-    ids = {row.record_id[:19] for row in toy.rows("training")}
-    assert len(named) == 4
-    assert set(named) <= ids
+    named = line.partition("toy.jsonl:")[2].partition(")")[0].split(",")
+    assert len(set(named)) == 7  # all rows of the batch
+    assert {int(number) for number in named} <= {row.line for row in toy.rows("training")}
+
+
+def test_rule_5_a_gradient_that_is_no_number_is_refused_before_it_moves_a_weight(
+    toy: Any, tmp_path: Path
+) -> None:
+    model = toy.model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    weight = next(p for p in model.parameters() if p.requires_grad)
+    weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(SecvecError, match=r"the gradient's norm is (nan|inf) at step 1 \(rows toy.jsonl:\d"):
+        toy.train(model, "none", "lora", tmp_path)
+    after = dict(model.named_parameters())
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_rule_5_weights_that_are_no_numbers_are_refused(toy: Any, tmp_path: Path) -> None:

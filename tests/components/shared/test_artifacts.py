@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -291,6 +293,74 @@ def test_check_store_leaves_a_usable_store(store: str, folder: Path, tmp_path: P
     check_store(store)
     assert _scratch_left(tmp_path) == []
     publish(folder, kind="model", store=store)
+
+
+def test_check_store_removes_what_was_abandoned_and_nothing_else(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name, days in (("old", 2), ("young", 0), ("old-but-written-to", 2)):
+        folder = store / ".building" / name
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"x")
+        for path in (folder / "file", folder):
+            os.utime(path, (time.time() - days * 86400,) * 2)
+    (store / ".building" / "old-but-written-to" / "file").touch()
+    check_store(str(store))
+    assert sorted(path.name for path in store.glob(".building/*")) == ["old-but-written-to", "young"]
+
+
+def test_check_store_leaves_uploads_that_somebody_may_be_at(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(s3, "abort_uploads", lambda uri, *, older_than: asked.append((uri, older_than.days)))
+    check_store(f"{s3_bucket}/store")
+    assert asked == [(f"{s3_bucket}/store", 1)]
+
+
+def test_uploads_are_aborted_by_age(s3_bucket: str) -> None:
+    import boto3
+
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    client.create_multipart_upload(Bucket=bucket, Key="store/x")  # the test server dates it to 2010
+    assert s3.abort_uploads(f"{s3_bucket}/store", older_than=timedelta(days=36500)) == 0
+    assert s3.abort_uploads(f"{s3_bucket}/store", older_than=timedelta(days=365)) == 1
+
+
+def test_publishing_again_sweeps_the_uploads_of_an_attempt_that_was_killed(
+    s3_bucket: str, folder: Path
+) -> None:
+    import boto3
+
+    client, bucket = boto3.client("s3"), s3_bucket.removeprefix("s3://")
+    reference = publish(folder, kind="dataset", store=f"{s3_bucket}/store")
+    key = reference.uri.removeprefix(f"{s3_bucket}/")
+    client.create_multipart_upload(Bucket=bucket, Key=f"{key}/rows.jsonl")
+    client.create_multipart_upload(Bucket=bucket, Key="store/model/another")
+    assert publish(folder, kind="dataset", store=f"{s3_bucket}/store") == reference
+    (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert left["Key"] == "store/model/another"
+
+
+@pytest.mark.parametrize(("bad", "survived"), [(1, True), (3, True), (4, False)])
+def test_a_download_that_differs_is_fetched_again(
+    s3_bucket: str, folder: Path, monkeypatch: pytest.MonkeyPatch, bad: int, survived: bool
+) -> None:
+    reference = publish(folder, kind="dataset", store=f"{s3_bucket}/store")
+    monkeypatch.setattr("secvec.components.shared.artifacts.pause", lambda tries: None)
+    download, left = s3.download_object, [bad]
+
+    def spoil(uri: str, path: Path) -> None:
+        download(uri, path)
+        if left[0] and not uri.endswith("manifest.json"):
+            left[0] -= 1
+            path.write_bytes(bytes(path.stat().st_size))
+
+    monkeypatch.setattr(s3, "download_object", spoil)
+    if survived:
+        assert fetch(reference).is_dir()
+        return
+    with pytest.raises(SecvecError, match=r"s3://.*: has digest sha256:.*; accepted: sha256:"):
+        fetch(reference)
 
 
 def test_check_store_refuses_a_file(tmp_path: Path) -> None:

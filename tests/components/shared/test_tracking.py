@@ -184,3 +184,24 @@ def test_a_server_takes_the_same_calls(server: str, tmp_path: Path, monkeypatch:
     set_aliases(registration.name, registration.version, ["champion"])
     assert register_version(remote, name="served") == registration
     assert client.get_model_version_by_alias("served", "champion").source == f"{remote.uri}/model"
+
+
+def test_a_store_whose_making_was_cut_off_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    create = MlflowClient.create_experiment
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tracking.initialise(uri, tmp_path.as_uri())
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(MlflowClient, "create_experiment", create)
+    tracking.initialise(uri, tmp_path.as_uri())
+    assert MlflowClient(uri).get_experiment_by_name("secvec") is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
