@@ -30,7 +30,7 @@ test-slow: setup ## Run the tests that take many minutes
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 test-containers: setup ## Build the image and run the pipeline in containers, where there is an engine
-	eval "$$(tests/containers/engine.sh)" && $(BIN)/python -m pytest tests/containers
+	variables=$$(tests/containers/engine.sh) && eval "$$variables" && $(BIN)/python -m pytest tests/containers
 
 bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
 	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)

@@ -123,7 +123,7 @@ class ClusterSettings(Settings):
         default=None, description="config map with MLflow's address and the like"
     )
     workspace_claim: ObjectName | None = Field(
-        default=None, description="persistent volume claim that steps share as a cache"
+        default=None, description="volume claim on which steps with a model keep their caches and checkpoints"
     )
 
     @model_validator(mode="after")
