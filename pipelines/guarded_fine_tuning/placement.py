@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from kfp import dsl, kubernetes
 
+from secvec.pipelines.cluster_settings import SHARED_MEMORY
+
 Grant = Literal["opens_vectors", "signs", "attests", "trusts"]
 
 CUSTODY_FOLDER = "/var/run/secvec/custody"
@@ -156,7 +158,7 @@ class Placement:
             task.set_accelerator_limit(self.accelerator_count)
             # Data loaders and collectives use more shared memory than the 64 MiB that pods have; it counts
             # as the pod's own, so its memory limit bounds it.
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory")
+            kubernetes.empty_dir_mount(task, SHARED_MEMORY, "/dev/shm", medium="Memory")
         # kfp 2.17.0 hands no resource that is a parameter into the group that its task is in.
         task.register_pipeline_channels(used)
         kubernetes.add_node_selector_json(task, self.node_selector)

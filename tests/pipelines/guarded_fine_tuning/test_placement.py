@@ -268,6 +268,9 @@ def test_the_cluster_forgets_a_finished_run_and_ends_one_that_hangs(compiled: tu
         ({"custody_secret": "a.b"}, "custody_secret"),
         ({"custody_secret": "x", "signing_secret": "x"}, "two secrets"),
         ({"signing_secret": "secvec-custody"}, "two secrets"),
+        ({"workspace_claim": "a.b"}, "workspace_claim"),
+        ({"workspace_claim": "x", "custody_secret": "x"}, "as another volume is named"),
+        ({"workspace_claim": "shared-memory"}, "as another volume is named"),
     ],
 )
 def test_what_no_pod_could_use_is_refused(values: dict[str, Any], said: str) -> None:
