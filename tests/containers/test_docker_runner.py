@@ -148,12 +148,12 @@ def test_a_pipeline_ends_as_its_containers_do(
     runner = local.DockerRunner(mem_limit="64m", memswap_limit="64m")
     local.init(runner, pipeline_root=str(tmp_path / "root"), workspace_root=str(tmp_path / "w"))
 
+    # as a child of a shell: the kernel ends no first process of a container by a signal of its own
+    script = f'python3 -c "{code}"; exit $?'
+
     @dsl.container_component
     def ends():  # type: ignore[no-untyped-def] # KFP reads no annotation that is a string
         return dsl.ContainerSpec(image=python_image, command=["sh", "-c"], args=[script])
-
-    # as a child of a shell: the kernel ends no first process of a container by a signal of its own
-    script = f'python3 -c "{code}"; exit $?'
 
     @dsl.pipeline
     def one_step():  # type: ignore[no-untyped-def]
