@@ -122,16 +122,18 @@ def test_a_command_that_is_not_in_the_image(
 
 
 @pytest.mark.parametrize(
-    ("code", "reason"),
+    ("script", "reason"),
     [
-        ("raise SystemExit(3)", "its container ended with exit status 3"),
-        ("import os; os.kill(os.getpid(), 9)", "its container was killed (SIGKILL)"),
+        ("exit 3", "its container ended with exit status 3"),
+        # a child: the kernel ends no first process of a container by a signal of its own
+        ("python3 -c 'import os; os.kill(os.getpid(), 9)'; exit $?", "its container was killed (SIGKILL)"),
         (
-            "x = [bytearray(b'1' * 10**7) for _ in range(40)]",
+            "exec python3 -c 'x = [bytearray(b\"1\" * 10**7) for _ in range(40)]'",
             "its container ran out of memory (limit 64 MiB)",
         ),
-        ("pass", ""),
+        ("true", ""),
     ],
+    ids=["exits 3", "killed", "out of memory", "ends well"],
 )
 def test_a_pipeline_ends_as_its_containers_do(
     *,
@@ -140,16 +142,13 @@ def test_a_pipeline_ends_as_its_containers_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    code: str,
+    script: str,
     reason: str,
 ) -> None:
     monkeypatch.setattr(docker_task_handler, "run_docker_container", docker_task_handler.run_docker_container)
     install_runner({"image": python_image})
     runner = local.DockerRunner(mem_limit="64m", memswap_limit="64m")
     local.init(runner, pipeline_root=str(tmp_path / "root"), workspace_root=str(tmp_path / "w"))
-
-    # as a child of a shell: the kernel ends no first process of a container by a signal of its own
-    script = f'python3 -c "{code}"; exit $?'
 
     @dsl.container_component
     def ends():  # type: ignore[no-untyped-def] # KFP reads no annotation that is a string
