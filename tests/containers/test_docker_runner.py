@@ -124,12 +124,12 @@ def test_a_command_that_is_not_in_the_image(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("exit 3", "its container ended with exit status 3"),
+        ("exit 3", "ended with exit status 3"),
         # a child: the kernel ends no first process of a container by a signal of its own
-        ("python3 -c 'import os; os.kill(os.getpid(), 9)'; exit $?", "its container was killed (SIGKILL)"),
+        ("python3 -c 'import os; os.kill(os.getpid(), 9)'; exit $?", "was killed (SIGKILL)"),
         (
             "exec python3 -c 'x = [bytearray(b\"1\" * 10**7) for _ in range(40)]'",
-            "its container ran out of memory (limit 64 MiB)",
+            "out of memory (limit 64 MiB)",  # not every engine tells it from a kill: then both are said
         ),
         ("true", ""),
     ],
@@ -163,4 +163,6 @@ def test_a_pipeline_ends_as_its_containers_do(
         return
     with pytest.raises(RuntimeError, match="ends"):
         one_step()
-    assert f"secvec container: error: {reason}" in capfd.readouterr().out
+    lines = [line for line in capfd.readouterr().out.splitlines() if "secvec container: error: its" in line]
+    assert len(lines) == 1
+    assert reason in lines[0]
