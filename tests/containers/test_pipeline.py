@@ -81,7 +81,8 @@ def variables(
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        wait_for(f"{url}/health", log=folder / "log")
+        # It says that it is well before it has opened its database, which is when runs can start.
+        wait_for(f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0", log=folder / "log")
         # One thread a run: they go side by side, and sums of the same order give the same bits.
         yield {**os.environ, **s3_variables, "MLFLOW_TRACKING_URI": url, "OMP_NUM_THREADS": "1"}
     finally:
@@ -269,7 +270,7 @@ def connect(variables: dict[str, str]) -> Any:
 def wait_for(url: str, *, log: Path) -> None:
     for _ in range(240):
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=10):
                 return
         except OSError:
             time.sleep(0.5)
