@@ -3,7 +3,7 @@
 #   variables=$(tests/containers/engine.sh) && eval "$variables"
 # With docker running, or a podman socket in DOCKER_HOST, nothing else is needed. Without either, and with
 # ../shared/tools/containers.sh beside the checkout (or SECVEC_CONTAINERS naming it), that installs podman. With
-# none, the tests skip. An image that cannot be built is an error.
+# no engine, the tests skip. With one, an image that cannot be built is an error.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 tools=${SECVEC_CONTAINERS:-../shared/tools/containers.sh}
@@ -15,23 +15,29 @@ constraints() {
   pip config list 2>/dev/null | sed -n "s/.*\.constraint='\(.*\)'$/\1/p" | tr ' ' '\n' | sed -n '/^\//p' | sort -u
 }
 
-# A socket is there before anyone listens at it.
-wait_for_engine() {
+answers() {
+  # a socket is there before anyone listens at it
   for _ in $(seq 50); do
-    curl --silent --fail --output /dev/null --unix-socket "${1#unix://}" http://engine/_ping && return
+    curl --silent --fail --output /dev/null --unix-socket "${DOCKER_HOST#unix://}" http://engine/_ping && return
     sleep 0.2
   done
-  echo "the container engine at $1 does not answer" >&2
-  exit 1
+  return 1
+}
+
+start_engine() {
+  local exports
+  exports=$(bash "$tools" serve) && eval "$exports" || return 1
+  answers && return
+  # a service is taken for running whose number is another process's by now
+  rm -f "$(dirname "${DOCKER_HOST#unix://}")/pid"
+  bash "$tools" serve >/dev/null && answers
 }
 
 if docker info >/dev/null 2>&1; then
   build=(docker build)
 elif [[ -n ${DOCKER_HOST:-} ]] && podman info >/dev/null 2>&1; then
   build=(podman build)
-elif [[ -f $tools ]]; then
-  eval "$(bash "$tools" serve)"
-  wait_for_engine "$DOCKER_HOST"
+elif [[ -f $tools ]] && start_engine; then
   echo "export DOCKER_HOST=$DOCKER_HOST CONTAINERS_CONF=$CONTAINERS_CONF"
   python_image=localhost/$python_image
   mapfile -t mounts < <(constraints | sed 's/.*/--volume\n&:&:ro/')
