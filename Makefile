@@ -31,7 +31,7 @@ test-slow: setup ## Run the tests that take many minutes
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
 test-containers: setup ## Build the image and run the pipeline in containers, where there is an engine
-	eval "$$(tests/containers/engine.sh)" && $(BIN)/python -m pytest tests/containers
+	variables=$$(tests/containers/engine.sh) && eval "$$variables" && $(BIN)/python -m pytest tests/containers
 
 test-faults: setup ## Kill runs, spoil traffic, end trainings; OUT=folder, goes on where it was; POINTS, RUNS, WORKERS
 	$(BIN)/python -m pytest tests/faults tests/components/fine_tune_guarded/test_termination.py \

@@ -18,13 +18,14 @@ IMAGE = rf"^(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?{_PATH}(?:/{_PATH})*{_TAG}$"
 _OBJECT = r"^[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?$"
 _NAMESPACE = r"^(?:[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)?$"
 
-# A volume of the pod is named like the secret: no dots, and at most 63 characters.
+# A volume of the pod is named like the secret or claim: no dots, and at most 63 characters.
 _VOLUME = r"^[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?$"
+SHARED_MEMORY = "shared-memory"
 DEFAULT_SECRETS = {"custody_secret": "secvec-custody", "signing_secret": "secvec-signing"}
 
 Image = Annotated[str, Field(pattern=IMAGE)]
 ObjectName = Annotated[str, Field(pattern=_OBJECT)]
-MountedSecret = Annotated[str, Field(pattern=_VOLUME)]
+VolumeName = Annotated[str, Field(pattern=_VOLUME)]
 
 
 class Accelerator(Settings):
@@ -109,10 +110,10 @@ class ClusterSettings(Settings):
     node_selector: dict[str, str] | None = Field(
         default=None, description="a mapping of node labels to values for training steps"
     )
-    custody_secret: MountedSecret | None = Field(
+    custody_secret: VolumeName | None = Field(
         default=None, description="secret that opens security vectors: a-z, 0-9 and -"
     )
-    signing_secret: MountedSecret | None = Field(
+    signing_secret: VolumeName | None = Field(
         default=None, description="secret with the signing key: a-z, 0-9 and -"
     )
     storage_secret: ObjectName | None = Field(
@@ -122,16 +123,18 @@ class ClusterSettings(Settings):
     environment: ObjectName | None = Field(
         default=None, description="config map with MLflow's address and the like"
     )
-    workspace_claim: ObjectName | None = Field(
-        default=None, description="persistent volume claim that steps share as a cache"
+    workspace_claim: VolumeName | None = Field(
+        default=None, description="volume claim on which steps with a model keep their caches and checkpoints"
     )
 
     @model_validator(mode="after")
-    def _refuse_one_secret_twice(self) -> Self:
-        """A pod mounts a secret under its name, so two mounts of one make a pod that is never accepted."""
-        custody = self.custody_secret or DEFAULT_SECRETS["custody_secret"]
-        if custody == (self.signing_secret or DEFAULT_SECRETS["signing_secret"]):
+    def _refuse_one_name_twice(self) -> Self:
+        """A pod mounts secrets and claims under their names, and one that has a name twice is refused."""
+        secrets = {name: getattr(self, name) or default for name, default in DEFAULT_SECRETS.items()}
+        if len(set(secrets.values())) < len(secrets):
             raise ValueError("custody_secret and signing_secret must be two secrets")
+        if self.workspace_claim in (*secrets.values(), SHARED_MEMORY):
+            raise ValueError(f"workspace_claim may not be {self.workspace_claim}, as another volume is named")
         return self
 
     def to_parameters(self) -> dict[str, Any]:

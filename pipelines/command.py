@@ -106,11 +106,14 @@ def run(
 def compile_pipeline(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="YAML file to write.")],
     config: Annotated[Path | None, ConfigFile] = None,
+    workspace: Annotated[
+        bool, typer.Option("--workspace", help="Keep caches and checkpoints on a volume claim, a parameter.")
+    ] = False,
 ) -> None:
     """Compile the pipeline to YAML for Kubeflow Pipelines, with a config's values as its defaults."""
     from secvec.pipelines.compilation import compile_to
 
-    compile_to(output, config=_read_config(config) if config else None)
+    compile_to(output, config=_read_config(config) if config else None, workspace=workspace)
     Console().print(f"compiled to {output}", highlight=False, soft_wrap=True)
 
 

@@ -41,11 +41,15 @@ def create(
     config: Annotated[
         Path, typer.Option("--config", "-c", metavar="FILE", help="YAML file with the run's parameters.")
     ],
-    cron: Annotated[str | None, typer.Option(help="When, in UTC: '0 2 * * 1', or six fields.")] = None,
+    cron: Annotated[
+        str | None, typer.Option(metavar="FIELDS", help="When, in UTC: '0 2 * * 1', or six fields.")
+    ] = None,
     interval: Annotated[str | None, typer.Option(metavar="TIME", help="How often: 12h, 7d.")] = None,
     version: Annotated[
         str | None,
-        typer.Option(help="Pipeline version uploaded before; default: the one of this installation."),
+        typer.Option(
+            metavar="NAME", help="Pipeline version uploaded before; default: the one of this installation."
+        ),
     ] = None,
     latest: Annotated[
         bool, typer.Option("--latest", help="Whichever version is the latest each time.")

@@ -24,8 +24,12 @@ Host = Annotated[
     str | None,
     typer.Option("--host", metavar="URL", help="Kubeflow Pipelines API; default: KF_PIPELINES_ENDPOINT."),
 ]
-Namespace = Annotated[str | None, typer.Option(help="Your namespace, on a cluster with more than one user.")]
-Experiment = Annotated[str | None, typer.Option(help="KFP experiment; made if it is not there.")]
+Namespace = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Your namespace, on a cluster with more than one user.")
+]
+Experiment = Annotated[
+    str | None, typer.Option(metavar="NAME", help="KFP experiment; made if it is not there.")
+]
 ClusterFile = Annotated[
     Path | None,
     typer.Option(
@@ -112,7 +116,7 @@ def prepare(
     run = read_run_config(config)
     if scheduled and run.skip_unchanged is None:
         run = run.model_copy(update={"skip_unchanged": True})
-    compiled = compile_pipeline()
+    compiled = compile_pipeline(workspace=settings.workspace_claim is not None)
     return compiled, make_parameters(run, settings, compiled=compiled, where=str(config))
 
 

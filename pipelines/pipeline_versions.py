@@ -48,15 +48,19 @@ class PipelineVersion:
     name: str
 
 
-def compile_pipeline() -> CompiledPipeline:
-    """Compile the pipeline of this installation: the same code gives the same bytes."""
+def compile_pipeline(*, workspace: bool = False) -> CompiledPipeline:
+    """Compile the pipeline of this installation: the same code gives the same bytes.
+
+    Args:
+        workspace: Whether steps with a model keep their caches on a volume claim.
+    """
     import yaml
 
     from secvec.pipelines.compilation import compile_to
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_to(path)
+        compile_to(path, workspace=workspace)
         content = path.read_bytes()
     return CompiledPipeline(content=content, spec=next(yaml.safe_load_all(content)))
 

@@ -55,7 +55,7 @@ def make_parameters(
         SecvecError: A local path, no store, an image that is no image's name, or a setting of the cluster's
             file that this pipeline does not take.
     """
-    _check_sources(config, mounted=settings.workspace_claim is not None, where=where)
+    _check_sources(config, where=where)
     told = config.to_parameters(store=config.store, code_digest="")
     del told["code_digest"]
     chosen = settings.to_parameters()
@@ -124,25 +124,21 @@ def _find_run(cluster: Cluster, name: str, *, experiment: str) -> Any:
     return next((one for one in pages if one.display_name == name), None)
 
 
-def _check_sources(config: RunConfig, *, mounted: bool, where: str) -> None:
-    readable = (*_REMOTE, "file:///") if mounted else _REMOTE
+def _check_sources(config: RunConfig, *, where: str) -> None:
     given = {name: getattr(config, name) for name in SOURCE_FIELDS}
     given |= {f"training_data[{index}]": uri for index, uri in enumerate(config.training_data)}
     if "/" in config.base_model and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.base_model):
         given["base_model"] = config.base_model
     for name, uri in given.items():
-        if uri and not uri.startswith(readable):
+        if uri and not uri.startswith(_REMOTE):
             raise SecvecError(
                 f"{name} = {uri!r} lies on this machine, where no pod can read it",
                 where=where,
-                accepted=" or ".join(f"{prefix}..." for prefix in readable),
+                accepted=" or ".join(f"{prefix}..." for prefix in _REMOTE),
             )
-    writable = [prefix for prefix in readable if prefix != "https://"]
-    if not config.store.startswith(tuple(writable)):
+    if not config.store.startswith("s3://"):
         raise SecvecError(
-            f"store = {config.store!r} cannot be written by pods",
-            where=where,
-            accepted=" or ".join(f"{prefix}..." for prefix in writable),
+            f"store = {config.store!r} cannot be written by pods", where=where, accepted="s3://..."
         )
 
 

@@ -5,7 +5,10 @@ branch of the pipeline can be taken wrongly around it. A branch that is not take
 without one is an error for whoever follows it.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from kfp import dsl
@@ -95,15 +98,7 @@ def _but(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in names}
 
 
-@dsl.pipeline(
-    name="guarded-fine-tuning",
-    description="Fine-tune on unvetted data and ship a model that did not learn the harm in it.",
-    # What a finished run leaves on the cluster is only its record; all results lie in the store.
-    pipeline_config=dsl.PipelineConfig(
-        ttl_seconds_after_finished=7 * _DAY, active_deadline_seconds=21 * _DAY
-    ),
-)
-def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with positional arguments
+def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional arguments
     base_model: str,
     training_data: list[str],
     harmful_seeds: str,
@@ -134,6 +129,7 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
     storage_secret: str = "secvec-s3",
     image_pull_secret: str = "secvec-registry",
     environment: str = "secvec-environment",
+    workspace_claim: str = "secvec-workspace",
 ) -> None:
     """Train a vector, fine-tune under its guard, remove it, evaluate every arm and gate the promotion.
 
@@ -168,6 +164,7 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
         storage_secret: Secret with S3 credentials; need not be there where pods have a role.
         image_pull_secret: Secret for the image registry; need not be there.
         environment: Config map with the addresses of MLflow and S3, the audit log and the like.
+        workspace_claim: Volume claim on which steps with a model keep their caches and checkpoints.
     """
     placement = Placement(
         image=image,
@@ -183,6 +180,8 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
         storage_secret=storage_secret,
         image_pull_secret=image_pull_secret,
         environment=environment,
+        # Empty only where it is no parameter: see _without_workspace.
+        workspace_claim=workspace_claim or None,
     )
     common: dict[str, Any] = {"store": store, "code_digest": code_digest}
     choices: dict[str, Any] = {
@@ -226,3 +225,39 @@ def guarded_fine_tuning(  # noqa: PLR0917 - KFP calls a pipeline's function with
                 flow.judge(model=guarded, control=flow.train("unguarded", guard="none"))
             with dsl.Else(name="without-control"):
                 flow.judge(model=flow.train("guarded", guard=guard))
+
+
+def _without_workspace(define: Callable[..., None]) -> Callable[..., None]:
+    """Take the volume claim from the parameters of the pipeline's function, and mount none."""
+
+    @wraps(define)
+    def without(*arguments: Any) -> None:
+        define(*arguments, workspace_claim="")
+
+    signature = inspect.signature(define)
+    kept = [one for name, one in signature.parameters.items() if name != "workspace_claim"]
+    without.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return without
+
+
+def _make_pipeline(define: Callable[..., None]) -> Any:
+    make = dsl.pipeline(
+        name="guarded-fine-tuning",
+        description="Fine-tune on unvetted data and ship a model that did not learn the harm in it.",
+        # What a finished run leaves on the cluster is only its record; all results lie in the store.
+        pipeline_config=dsl.PipelineConfig(
+            ttl_seconds_after_finished=7 * _DAY, active_deadline_seconds=21 * _DAY
+        ),
+    )
+    return make(define)
+
+
+def with_workspace() -> Any:
+    """Give the pipeline whose steps with a model keep their caches on a volume claim.
+
+    It is another pipeline because KFP can leave a secret away that is not there, but no claim.
+    """
+    return _make_pipeline(_define)
+
+
+guarded_fine_tuning = _make_pipeline(_without_workspace(_define))

@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 from kfp import dsl, kubernetes
 
+from secvec.pipelines.cluster_settings import SHARED_MEMORY
+
 Grant = Literal["opens_vectors", "signs", "attests", "trusts"]
 
 CUSTODY_FOLDER = "/var/run/secvec/custody"
 SIGNING_FOLDER = "/var/run/secvec/signing"
+# Where the images keep verified copies, checkpoints and journals.
+CACHE_FOLDER = "/work/cache"
 _PUBLIC_KEY = "signing.pem.pub"
 _PROVENANCE_KEY = "provenance.pem"
 _SETTINGS = (
@@ -80,7 +84,8 @@ ROLES = {
 class Placement:
     """The pipeline's parameters about clusters; inside the pipeline's function each is a KFP channel.
 
-    No name may be empty: KFP's driver refuses to resolve an empty one. What is not there is optional.
+    No name may be empty: KFP's driver refuses to resolve an empty one. What is not there is optional, but a
+    volume claim cannot be: without one, nothing mounts it.
     """
 
     image: Any
@@ -96,6 +101,7 @@ class Placement:
     storage_secret: Any
     image_pull_secret: Any
     environment: Any
+    workspace_claim: Any = None
 
     def place(self, task: dsl.PipelineTask) -> None:
         """Say of one task where it runs, what it may use, how long and how often."""
@@ -107,12 +113,16 @@ class Placement:
             )
         kubernetes.set_timeout(task, role.hours * 3600)
         kubernetes.add_pod_label(task, "secvec-role", role.identity)
+        # KFP sets all else that the Pod Security level "restricted" asks of a step, and leaves this to it.
+        kubernetes.set_security_context(task, run_as_non_root=True)
         kubernetes.set_image_pull_secrets(task, [self.image_pull_secret])
         # KFP labels its pods with the run; steps that share a run share one run in MLflow.
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         self._grant(task, role)
         if role.holds_model:
             self._give_resources(task, role)
+            if self.workspace_claim is not None:
+                self._keep_cache(task, role)
 
     def _grant(self, task: dsl.PipelineTask, role: Role) -> None:
         names = [*_SETTINGS, *(name for grant in role.grants for name in _GRANTED_SETTINGS[grant])]
@@ -148,8 +158,14 @@ class Placement:
             task.set_accelerator_limit(self.accelerator_count)
             # Data loaders and collectives use more shared memory than the 64 MiB that pods have; it counts
             # as the pod's own, so its memory limit bounds it.
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory")
+            kubernetes.empty_dir_mount(task, SHARED_MEMORY, "/dev/shm", medium="Memory")
         # kfp 2.17.0 hands no resource that is a parameter into the group that its task is in.
         task.register_pipeline_channels(used)
         kubernetes.add_node_selector_json(task, self.node_selector)
         kubernetes.add_toleration_json(task, self.tolerations)
+
+    def _keep_cache(self, task: dsl.PipelineTask, role: Role) -> None:
+        """Let what a step has fetched and reached outlive its pod, out of the other steps' reach."""
+        kubernetes.mount_pvc(task, self.workspace_claim, CACHE_FOLDER, sub_path=role.identity)
+        task.set_env_variable("SECVEC_CACHE", CACHE_FOLDER)
+        task.register_pipeline_channels([self.workspace_claim])

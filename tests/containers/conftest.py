@@ -1,4 +1,7 @@
-"""A real container engine, or a skip that says why."""
+"""A real container engine, or a skip that says why.
+
+Where `engine.sh` has found an engine and built the image, nothing is skipped: what does not work then fails.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 # Any image with Python in it; `engine.sh` says which is there.
 PYTHON_IMAGE = os.environ.get("SECVEC_TEST_PYTHON_IMAGE", "python:3.11-slim-bookworm")
 IMAGE = os.environ.get("SECVEC_TEST_IMAGE", "secvec-cpu:0.1.0")
+_give_up = pytest.fail if "SECVEC_TEST_IMAGE" in os.environ else pytest.skip
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +24,7 @@ def engine() -> Iterator[Any]:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
-        pytest.skip(f"no container engine answers ({error})")
+        _give_up(f"no container engine answers ({error})")
     yield client
     client.close()
 
@@ -41,5 +45,5 @@ def require(engine: Any, name: str) -> str:
     try:
         engine.images.get(name)
     except docker.errors.ImageNotFound:
-        pytest.skip(f"the image {name} is not on this machine")
+        _give_up(f"the image {name} is not on this machine")
     return name

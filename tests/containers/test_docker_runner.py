@@ -121,30 +121,48 @@ def test_a_command_that_is_not_in_the_image(
     assert names(engine) == before
 
 
-@pytest.mark.parametrize("status", [3, 0])
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "ended with exit status 3"),
+        # a child: the kernel ends no first process of a container by a signal of its own
+        ("python3 -c 'import os; os.kill(os.getpid(), 9)'; exit $?", "was killed (SIGKILL)"),
+        (
+            "exec python3 -c 'x = [bytearray(b\"1\" * 10**7) for _ in range(40)]'",
+            "out of memory (limit 64 MiB)",  # not every engine tells it from a kill: then both are said
+        ),
+        ("true", ""),
+    ],
+    ids=["exits 3", "killed", "out of memory", "ends well"],
+)
 def test_a_pipeline_ends_as_its_containers_do(
+    *,
     engine: Any,
     python_image: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    status: int,
+    capfd: pytest.CaptureFixture[str],
+    script: str,
+    reason: str,
 ) -> None:
     monkeypatch.setattr(docker_task_handler, "run_docker_container", docker_task_handler.run_docker_container)
     install_runner({"image": python_image})
-    local.init(local.DockerRunner(), pipeline_root=str(tmp_path / "root"), workspace_root=str(tmp_path / "w"))
+    runner = local.DockerRunner(mem_limit="64m", memswap_limit="64m")
+    local.init(runner, pipeline_root=str(tmp_path / "root"), workspace_root=str(tmp_path / "w"))
 
     @dsl.container_component
     def ends():  # type: ignore[no-untyped-def] # KFP reads no annotation that is a string
-        return dsl.ContainerSpec(
-            image=python_image, command=["python3", "-c"], args=[f"raise SystemExit({status})"]
-        )
+        return dsl.ContainerSpec(image=python_image, command=["sh", "-c"], args=[script])
 
     @dsl.pipeline
     def one_step():  # type: ignore[no-untyped-def]
         ends()
 
-    if status == 0:
+    if not reason:
         one_step()
-    else:
-        with pytest.raises(RuntimeError, match="ends"):
-            one_step()
+        return
+    with pytest.raises(RuntimeError, match="ends"):
+        one_step()
+    lines = [line for line in capfd.readouterr().out.splitlines() if "secvec container: error: its" in line]
+    assert len(lines) == 1
+    assert reason in lines[0]

@@ -86,10 +86,15 @@ def secvec(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compiled: Any
 ) -> Iterator[Callable[..., Any]]:
     """Run the command in this process: ``secvec("submit", ...)`` gives status, out and err."""
+    from secvec.pipelines import pipeline_versions
     from secvec.pipelines.command import main
 
-    monkeypatch.setattr("secvec.pipelines.pipeline_versions.compile_pipeline", lambda: compiled)
+    compile_anew = pipeline_versions.compile_pipeline
 
+    def compile_once(*, workspace: bool) -> Any:
+        return compile_anew(workspace=True) if workspace else compiled
+
+    monkeypatch.setattr(pipeline_versions, "compile_pipeline", compile_once)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> SimpleNamespace:

@@ -530,17 +530,33 @@ def test_a_clusters_file_becomes_parameters(
     assert told["image"] == told["training_image"] == "localhost:5000/secvec-cpu:1"
 
 
+def test_a_claim_is_mounted_where_one_is_named(
+    secvec: Command, kfp_api: Any, remote_config: Path, tmp_path: Path
+) -> None:
+    """With a claim, whatever its name, it is one version; without one, another."""
+    for name in ("a", "b", ""):
+        path = tmp_path / f"cluster-{name}.yaml"
+        path.write_text(f"workspace_claim: {name}\n" if name else "{}\n")
+        options = ("--cluster", str(path), "--no-wait")
+        assert secvec("submit", "--host", kfp_api.url, "--config", str(remote_config), *options).status == 0
+    first, second, without = kfp_api.items["runs"]
+    assert first["pipeline_version_reference"] == second["pipeline_version_reference"]
+    assert first["pipeline_version_reference"] != without["pipeline_version_reference"]
+    assert second["runtime_config"]["parameters"]["workspace_claim"] == "b"
+    assert "workspace_claim" not in without["runtime_config"]["parameters"]
+
+
 def test_a_setting_that_the_pipeline_does_not_take_is_refused(
     *, secvec: Command, kfp_api: Any, remote_config: Path, tmp_path: Path, compiled: Any, monkeypatch: Any
 ) -> None:
-    without = drop(compiled, "workspace_claim")
-    monkeypatch.setattr("secvec.pipelines.pipeline_versions.compile_pipeline", lambda: without)
-    (tmp_path / "cluster.yaml").write_text("workspace_claim: shared\n")
+    without = drop(compiled, "environment")
+    monkeypatch.setattr("secvec.pipelines.pipeline_versions.compile_pipeline", lambda **_: without)
+    (tmp_path / "cluster.yaml").write_text("environment: settings\n")
     options = ("--cluster", str(tmp_path / "cluster.yaml"))
     line = the_line(
         secvec("submit", "--host", kfp_api.url, "--config", str(remote_config), *options), status=2
     )
-    assert "takes no workspace_claim" in line
+    assert "takes no environment" in line
     assert kfp_api.calls == []
 
 

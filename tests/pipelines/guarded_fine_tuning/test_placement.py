@@ -36,8 +36,11 @@ Step = dict[str, Any]
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Step, Step]:
     """Pipeline and platform spec, both parsed into the messages that KFP's backend parses them into."""
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_to(path)
+    return read_compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
+
+
+def read_compiled(path: Path, *, workspace: bool = False) -> tuple[Step, Step]:
+    compile_to(path, workspace=workspace)
     spec, platform = yaml.safe_load_all(path.read_text())
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
@@ -192,6 +195,27 @@ def test_every_setting_of_the_manifests_reaches_the_steps(compiled: tuple[Step, 
     assert given <= read
 
 
+def test_no_pod_runs_as_root(compiled: tuple[Step, Step]) -> None:
+    """The one thing that the Pod Security level "restricted" asks and KFP leaves to each step."""
+    for name, step in place(compiled).items():
+        assert step["securityContext"] == {"runAsNonRoot": True}, name
+
+
+def test_a_claim_keeps_each_roles_cache_apart(compiled: tuple[Step, Step], tmp_path: Path) -> None:
+    with_claim = read_compiled(tmp_path / "pipeline.yaml", workspace=True)
+    settings = ClusterSettings.read({"workspace_claim": "scratch"}, where="test")
+    for name, step in place(with_claim, settings).items():
+        mounts = [
+            (one["pvcNameParameter"], one["mountPath"], one["subPath"]) for one in step.get("pvcMount", ())
+        ]
+        role = step["podMetadata"]["labels"]["secvec-role"]
+        holds_model = kind(name) in COMPUTING | {"remove-security-vector"}
+        assert mounts == ([("scratch", "/work/cache", role)] if holds_model else []), name
+    image = Path(__file__).parents[3] / "images" / "cpu" / "Containerfile"
+    assert "SECVEC_CACHE=/work/cache" in image.read_text()
+    assert all("pvcMount" not in step for step in place(compiled).values())
+
+
 def test_every_pod_has_an_identity_an_end_and_its_run(compiled: tuple[Step, Step]) -> None:
     admission = Path(__file__).parents[3] / "manifests" / "step-identity" / "admission.yaml"
     policy = next(yaml.safe_load_all(admission.read_text()))
@@ -244,6 +268,9 @@ def test_the_cluster_forgets_a_finished_run_and_ends_one_that_hangs(compiled: tu
         ({"custody_secret": "a.b"}, "custody_secret"),
         ({"custody_secret": "x", "signing_secret": "x"}, "two secrets"),
         ({"signing_secret": "secvec-custody"}, "two secrets"),
+        ({"workspace_claim": "a.b"}, "workspace_claim"),
+        ({"workspace_claim": "x", "custody_secret": "x"}, "as another volume is named"),
+        ({"workspace_claim": "shared-memory"}, "as another volume is named"),
     ],
 )
 def test_what_no_pod_could_use_is_refused(values: dict[str, Any], said: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from secvec.pipelines.compilation import compile_to
@@ -44,9 +45,10 @@ def find_missing(spec: dict[str, Any], platform: dict[str, Any]) -> list[str]:
     return missing
 
 
-def test_every_group_is_given_what_its_tasks_use(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workspace", [False, True])
+def test_every_group_is_given_what_its_tasks_use(tmp_path: Path, workspace: bool) -> None:
     path = tmp_path / "pipeline.yaml"
-    compile_to(path)
+    compile_to(path, workspace=workspace)
     spec, *platform = yaml.safe_load_all(path.read_text())
     assert find_missing(spec, platform[0] if platform else {}) == []
 
