@@ -7,8 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import fisher_exact
+
 from tests.benchmarks.efficacy.arms import ARMS, DEFAULT
-from tests.benchmarks.efficacy.cells import Cell
+from tests.benchmarks.efficacy.cells import QUESTIONS, Cell
 
 MOST_HARM, LEAST_SHARE, ORACLE_LEARNED = 0.02, 0.95, 0.9
 Result = dict[str, Any]
@@ -71,10 +73,21 @@ def find_dominated(found: list[Result]) -> list[str]:
             continue
         harm, utility = (result[k] - default[k] for k in ("harm_rate", "utility"))
         if harm <= 0 and utility >= 0 and (harm < 0 or utility > 0):
-            beaten.append(
-                f"BEATEN by {result['arm']} (harm {harm:+.3f}, utility {utility:+.3f}): {_name(result)}"
-            )
+            doubt = "" if _differs(result, default) else ", within sampling error"
+            figures = f"harm {harm:+.3f}, utility {utility:+.3f}{doubt}"
+            beaten.append(f"BEATEN by {result['arm']} ({figures}): {_name(result)}")
     return beaten
+
+
+def _differs(one: Result, other: Result) -> bool:
+    """Whether harm or utility differ at the 5% level (Fisher's exact test, two-sided)."""
+    n = other["n_harm"]
+
+    def test(key: str, count: int) -> bool:
+        counts = [round(r[key] * count) for r in (one, other)]
+        return bool(fisher_exact([[k, count - k] for k in counts]).pvalue < 0.05)
+
+    return test("harm_rate", n) or test("utility", QUESTIONS)
 
 
 def _write_markdown(found: list[Result], missed: list[str], command: str) -> str:
