@@ -226,7 +226,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory, toy_keys: dict[str, str]) -> T
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("toy")
     store, splits = str(root / "store"), make_splits()
-    config = VectorConfig(rank=4, learning_rate=1e-2, batch_size=8, max_epochs=15)
+    config = VectorConfig(
+        rank=4, learning_rate=1e-2, batch_size=8, max_epochs=15, kl_weight=1.0, fit_share=0.0
+    )
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in toy_keys.items():
             patch.setenv(variable, value)

@@ -39,7 +39,7 @@ from tests.benchmarks.efficacy.arms import ARMS, CORE_ARMS, Workshop
 from tests.benchmarks.efficacy.cells import Cell, CellData, axis_cells, core_cells, draw_data, quick_cells
 from tests.benchmarks.efficacy.results import report
 
-VECTOR = VectorConfig(learning_rate=1e-3, kl_weight=4.0, batch_size=8)
+VECTOR = VectorConfig(learning_rate=1e-3, kl_weight=4.0, batch_size=8, fit_share=0.0)
 TIERS = {"quick": quick_cells, "core": core_cells, "axes": axis_cells}
 
 
