@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from secvec.components.fine_tune_guarded import watch
+from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.fine_tune_guarded.watch import (
     RefuseDivergence,
     WatchProtection,
@@ -195,10 +196,19 @@ def test_only_a_guarded_training_with_held_out_seeds_is_watched(toy: Any, tmp_pa
 
 
 def test_a_learning_rate_that_diverges_is_refused(toy: Any, tmp_path: Path) -> None:
-    model = toy.model(task="full", vector=False)
+    # On rows that the base knows, as a pretrained model knows most of a row.
     with pytest.raises(SecvecError) as caught:
-        toy.train(
-            model, "none", "full", tmp_path, callbacks=[RefuseDivergence()], learning_rate=0.9, epochs=6
+        train_task(
+            toy.model(vector=False),
+            toy.rows("anchors"),
+            objective=toy.objective("none", "lora"),
+            guarded=False,
+            task="lora",
+            config=toy.config(learning_rate=0.9, epochs=8),
+            seed=0,
+            pad_id=toy.pad_id,
+            work=tmp_path,
+            callbacks=[RefuseDivergence()],
         )
     line = str(caught.value)
     assert "accepted: a smaller learning_rate" in line
