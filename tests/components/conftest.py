@@ -164,6 +164,7 @@ class Toy:
 
     def config(self, **changes: Any) -> FineTuneConfig:
         small = {"epochs": 2, "batch_size": 7, "rank": 4, "learning_rate": 5e-3, "checkpoint_steps": 3}
+        small["stop_decay"] = 99.0  # so tiny a base forgets within a few steps; tests of the watch set theirs
         return FineTuneConfig(**{**small, **changes})
 
     def train(
