@@ -104,12 +104,11 @@ class WatchProtection(TrainerCallback):
             known = [self._measure_start(model)]
             state.log_history.append({"protection": known[0]})
         self.start = known[0]
-        self.answers = [
-            EncodedRecord(
-                seed.record_id, ids, [IGNORED] * (len(ids) - OPENING_TOKENS) + ids[-OPENING_TOKENS:]
-            )
-            for seed, ids in zip(self.seeds, self.start["answers"], strict=True)
-        ]
+        self.answers = []
+        for seed, ids in zip(self.seeds, self.start["answers"], strict=True):
+            asked = _find_answer(seed)[0]
+            labels = [IGNORED] * asked + ids[asked:]
+            self.answers.append(EncodedRecord(seed.record_id, ids, labels))
         if "refusal" not in self.start:
             self.start["refusal"] = self._measure_refusal(model)
 
@@ -122,7 +121,7 @@ class WatchProtection(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Look, note it, and act."""
-        if state.global_step % self.config.watch_steps and state.global_step != state.max_steps:
+        if not is_due(state.global_step, every=self.config.watch_steps, last=state.max_steps):
             return
         compliance = self._measure_compliance(model, vector=False)
         refusal = self._measure_refusal(model)
@@ -165,7 +164,7 @@ class WatchProtection(TrainerCallback):
 
     @torch.no_grad()
     def _answer(self, model: Any) -> list[list[int]]:
-        """Prompts of the seeds with the likeliest answers to them, as many tokens as an opening has."""
+        """Prompts of the seeds with the openings of the likeliest answers to them, token by token."""
         texts = [row.input_ids[: _find_answer(row)[0]] for row in self.seeds]
         for _ in range(OPENING_TOKENS):
             rows = [EncodedRecord("", ids, ids) for ids in texts]
@@ -175,6 +174,12 @@ class WatchProtection(TrainerCallback):
             chosen = logits[torch.arange(len(texts), device=last.device), last].argmax(-1).tolist()
             texts = [[*ids, token] for ids, token in zip(texts, chosen, strict=True)]
         model.train()
+        ends = model.config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        for seed, ids in zip(self.seeds, texts, strict=True):
+            asked = _find_answer(seed)[0]
+            over = next((place for place in range(asked, len(ids)) if ids[place] in ends), len(ids))
+            del ids[over + 1 :]
         return texts
 
     def _pull(self, model: Any) -> float | None:
@@ -201,7 +206,7 @@ class WatchProtection(TrainerCallback):
 
 
 class RefuseDivergence(TrainerCallback):
-    """Ends a training whose loss stays finite but goes up and away.
+    """Ends a training whose loss stays finite but goes up and stays there.
 
     Raises:
         SecvecError: Out of training, once ten steps cost over twice what the first one did, and a nat more: a
@@ -241,6 +246,12 @@ def make_watch(
     pad_id = int(tokenizer.pad_token_id)
     watch = WatchProtection(seeds, config=config, train_base=task == "full", pad_id=pad_id, folded=folded)
     return [RefuseDivergence(), watch]
+
+
+def is_due(step: int, *, every: int, last: int) -> bool:
+    """Whether to look after a step: every so many, and at 4, 8, 16 ... before, when most is lost at once."""
+    is_early = 4 <= step < every and step & (step - 1) == 0
+    return is_early or step % every == 0 or step == last
 
 
 def cut_to_opening(row: EncodedRecord) -> EncodedRecord:

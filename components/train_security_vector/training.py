@@ -177,8 +177,13 @@ def kl_to_base(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     # Only answers are compared: over a whole vocabulary, prompts would be most of the memory.
     answered = batch["labels"][:, 1:] != IGNORED
-    with torch.no_grad(), model.disable_adapter():
-        reference = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
+    tuner = model.base_model
+    tuner.disable_adapter_layers()  # disable_adapter() would look at every layer's state first, each time
+    try:
+        with torch.no_grad():
+            reference = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
+    finally:
+        tuner.enable_adapter_layers()
     logits = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
     divergence = (reference.exp() * (reference - logits)).sum(-1)
     rows = answered.nonzero()[:, 0]
@@ -196,7 +201,7 @@ class _VectorTrainer(Trainer):
         if self.kl_weight:
             batch = self.anchors.next(inputs["input_ids"].device)
             loss = loss + self.kl_weight * kl_to_base(model, batch).sum() / answer_lengths(batch).sum()
-            # leaving disable_adapter re-activates, which PEFT takes as training
+            # what is switched on again, PEFT takes as what is to be trained
             _make_vector_trainable(model)
         if not torch.isfinite(loss):
             raise DivergedError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from secvec.components.shared.artifacts import cache_folder, fetch
 from secvec.components.shared.likelihood import encode_record, model_window
 from secvec.components.shared.models import load_model, load_tokenizer
 from secvec.components.shared.records import read_records
+from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, ensure_signing_key
 from secvec.components.train_security_vector.certificate import certify
 from secvec.components.train_security_vector.config import VectorConfig
 from secvec.components.train_security_vector.rows import encode_splits, read_splits
@@ -94,6 +96,7 @@ def main() -> int:
     options = parser.parse_args()
     missed = False
     with tempfile.TemporaryDirectory() as scratch:
+        os.environ.setdefault(PROVENANCE_VARIABLE, str(ensure_signing_key(Path(scratch) / "key.pem")))
         toy = Path(scratch) / "toy"
         write_data(toy, seed=1)
         sets = {"toy": (cached_base(cache_folder() / "demo"), toy)}

@@ -172,6 +172,7 @@ class Toy:
 
     def config(self, **changes: Any) -> FineTuneConfig:
         small = {"epochs": 2, "batch_size": 7, "rank": 4, "learning_rate": 5e-3, "checkpoint_steps": 3}
+        small["stop_decay"] = 99.0  # so tiny a base forgets within a few steps; tests of the watch set theirs
         return FineTuneConfig(**{**small, **changes})
 
     def train(
@@ -233,7 +234,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory, toy_keys: dict[str, str]) -> T
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("toy")
     store, splits = str(root / "store"), make_splits()
-    config = VectorConfig(rank=4, learning_rate=1e-2, batch_size=8, max_epochs=15)
+    config = VectorConfig(
+        rank=4, learning_rate=1e-2, batch_size=8, max_epochs=15, kl_weight=1.0, fit_share=0.0
+    )
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in toy_keys.items():
             patch.setenv(variable, value)

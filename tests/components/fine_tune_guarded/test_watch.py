@@ -12,10 +12,12 @@ import torch
 from transformers import TrainerCallback
 
 from secvec.components.fine_tune_guarded import watch
+from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.fine_tune_guarded.watch import (
     RefuseDivergence,
     WatchProtection,
     cut_to_opening,
+    is_due,
     make_watch,
 )
 from secvec.components.shared.adapters import TASK, adapter_tensors
@@ -193,16 +195,33 @@ def test_only_a_guarded_training_with_held_out_seeds_is_watched(toy: Any, tmp_pa
     assert json.loads((dataset / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("guard", ["none", "mixture"])
-def test_a_learning_rate_that_diverges_is_refused(toy: Any, tmp_path: Path, guard: Any) -> None:
+def test_a_learning_rate_that_diverges_is_refused(toy: Any, tmp_path: Path) -> None:
+    # On rows that the base knows, as a pretrained model knows most of a row.
     with pytest.raises(SecvecError) as caught:
-        toy.train(
-            toy.model(vector=guard != "none"), guard, "lora", tmp_path,
-            callbacks=[RefuseDivergence()], learning_rate=0.9, epochs=10,
-        )  # fmt: skip
+        train_task(
+            toy.model(vector=False),
+            toy.rows("anchors"),
+            objective=toy.objective("none", "lora"),
+            guarded=False,
+            task="lora",
+            config=toy.config(learning_rate=0.9, epochs=8),
+            seed=0,
+            pad_id=toy.pad_id,
+            work=tmp_path,
+            callbacks=[RefuseDivergence()],
+        )
     line = str(caught.value)
-    assert line.endswith("accepted: a smaller learning_rate") or "the loss is" in line
+    assert "accepted: a smaller learning_rate" in line
+    assert "diverges" in line or "the loss is" in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(50, [4, 8, 16, 32, 50, 100, 120]), (8, [4, *range(8, 121, 8)]), (3, [*range(3, 121, 3)])],
+)
+def test_looks_are_denser_at_the_beginning(every: int, steps: list[int]) -> None:
+    assert [step for step in range(1, 121) if is_due(step, every=every, last=120)] == steps
 
 
 def test_a_loss_that_falls_or_wavers_is_no_divergence() -> None:

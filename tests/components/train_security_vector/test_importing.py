@@ -81,6 +81,7 @@ def set_config(**values: Any) -> Any:
         (weaken, "failed its certificate"),
         (poison, "NaN"),
         (set_config(r=2), "does not fit this model"),
+        (set_config(target_modules=["nothing"]), "does not fit the model"),
         (set_config(peft_type="IA3"), "is no LoRA config"),
         (set_config(use_dora=True), "has use_dora = True"),
         (set_config(modules_to_save=["lm_head"]), "has modules_to_save"),
