@@ -81,7 +81,15 @@ def test_measures_every_kind_of_suite(world: Any, suites: list[str], tmp_path: P
 def test_reports_over_refusal_alone(world: Any, suites: list[str], tmp_path: Path) -> None:
     found = evaluate_model(make_job(world, suites[1:2], tmp_path, against=""))
     assert found["arms"]["guarded"]["harm_rate"] is None
+    assert found["limit"] is None
     assert "有害プロンプトはありませんでした" in (tmp_path / "report.html").read_text()
+
+
+def test_a_bound_on_harm_that_nobody_measured_is_not_met(
+    world: Any, suites: list[str], tmp_path: Path
+) -> None:
+    found = evaluate_model(make_job(world, suites[1:2], tmp_path, against="", max_harm=1.0))
+    assert found["limit"]["outcome"] == "INDETERMINATE"
 
 
 def test_the_command_shows_rates_and_holds_a_bound(
@@ -94,7 +102,10 @@ def test_the_command_shows_rates_and_holds_a_bound(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 3, done.output
     assert "0.0% (39.3%)" in done.output
-    assert (out / "report.html").is_file()
+    assert "FAIL" in done.output
+    page = (out / "report.html").read_text()
+    assert '<div class="verdict fail">' in page[: page.index('<div class="cards">')]
+    assert "Harm may be as high as 39.3%" in page
     wrong = CliRunner().invoke(app, [*arguments, "--samples", "2"])
     assert wrong.exit_code == 2
     assert "temperature 0" in " ".join(wrong.output.split())
