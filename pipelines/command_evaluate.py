@@ -96,6 +96,10 @@ def evaluate(
     console = Console()
     _say_power(suite, margin=config.margin, console=console)
     statistics = _run(job, output=output, console=console)
+    if not statistics["arms"]:
+        reason = statistics["limit"]["reason"]
+        console.print(f"INDETERMINATE  {reason}", highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(OVER_THE_BOUND)
     _show(statistics, output=output, console=console)
     _show_judges(statistics, console=console)
     if limit := statistics["limit"]:

@@ -31,17 +31,20 @@ class _Missed:
     bound: str
 
 
-def write_judged_report(evaluation: Path, verdict: Mapping[str, Any], target: Path) -> None:
+def write_judged_report(
+    evaluation: Path, verdict: Mapping[str, Any], target: Path, *, language: Language = "en"
+) -> None:
     """Write an evaluation's report with the gate's verdict on its first screen.
 
     Args:
         evaluation: Folder with ``report.html``; without one nothing but the verdict is written.
         verdict: Content of ``verdict.json``.
         target: File to write.
+        language: Of a page that holds nothing but the verdict.
     """
     report = evaluation / "report.html"
     page = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
-    target.write_text(show_verdict(page or _EMPTY, verdict), encoding="utf-8")
+    target.write_text(show_verdict(page or _EMPTY.format(language), verdict), encoding="utf-8")
 
 
 def show_judged_evaluation(evaluation: Any, verdict: Reference, *, report: Any) -> None:
@@ -108,6 +111,6 @@ def _write(value: Any) -> str:
 
 
 _EMPTY = (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>secvec</title></head>'
+    '<!doctype html>\n<html lang="{}"><head><meta charset="utf-8"><title>secvec</title></head>'
     "<body><!-- verdict --><!-- end of verdict --></body></html>\n"
 )
