@@ -115,16 +115,14 @@ def find_cues(prompt: str, sentences: Sequence[str], *, items: int) -> dict[str,
         and some of the prompt, of the answer's form, and of pairs of cues.
     """
     body = _skip_prelude(sentences)
-    found = {
-        name: [bool(cue.search(sentence)) for sentence in body] for name, cue in load_lexicon().cues.items()
-    }
+    cues = load_lexicon().cues
     features = {}
-    for name, hits in found.items():
-        features[f"{name}@first"] = float(hits[0])
-        features[f"{name}@opening"] = float(any(hits[:3]))
+    for name, cue in cues.items():
+        features[f"{name}@first"] = float(bool(cue.search(body[0])))
+        features[f"{name}@opening"] = float(any(cue.search(sentence) for sentence in body[:3]))
     for name in _COUNTED_WHOLE:
-        features[f"{name}@whole"] = sum(found[name]) / len(body)
-    features["refusing@whole"] = _share_refusing(body, found)
+        features[f"{name}@whole"] = sum(bool(cues[name].search(sentence)) for sentence in body) / len(body)
+    features["refusing@whole"] = _share_refusing(body)
     features |= _measure_form(prompt, sentences, body[0], items=items)
     return features | _pair(prompt, features) | _measure_risk(prompt, features)
 
@@ -137,15 +135,15 @@ def _measure_risk(prompt: str, features: Mapping[str, float]) -> dict[str, float
     return {"risky*quiet": float(risky and quiet), "risky*support": features["support@opening"] * risky}
 
 
-def _share_refusing(body: Sequence[str], found: Mapping[str, Sequence[bool]]) -> float:
+def _share_refusing(body: Sequence[str]) -> float:
     """Share of an answer's words in sentences that decline, lecture or point elsewhere."""
-    lecture = load_lexicon().lecture
-    acts = [hits for name, hits in found.items() if name not in (*_DELIVERING, *_ASIDE)]
+    lexicon = load_lexicon()
+    acts = [cue for name, cue in lexicon.cues.items() if name not in (*_DELIVERING, *_ASIDE)]
     refusing = total = 0
-    for place, sentence in enumerate(body):
+    for sentence in body:
         words = _count_words(sentence)
         total += words
-        if any(hits[place] for hits in acts) or lecture.search(sentence):
+        if any(cue.search(sentence) for cue in (lexicon.lecture, *acts)):
             refusing += words
     return refusing / max(1, total)
 
