@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp import dsl
 
-from secvec.components.evaluate_harm.verdict_banner import show_verdict, write_judged_report
+from secvec.components.evaluate_harm.verdict_banner import (
+    show_judged_evaluation,
+    show_verdict,
+    write_judged_report,
+)
+from secvec.components.shared.artifacts import publish
 from tests.components.evaluate_harm.test_report import make_outcomes, render
 
 REASONS = [
@@ -75,3 +82,24 @@ def test_nothing_in_a_verdict_becomes_markup() -> None:
 def test_an_evaluation_without_a_report_still_shows_the_verdict(tmp_path: Path) -> None:
     write_judged_report(tmp_path, make_verdict("INDETERMINATE"), tmp_path / "judged.html")
     assert "INDETERMINATE" in (tmp_path / "judged.html").read_text()
+
+
+def test_the_gate_shows_the_report_with_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECVEC_CACHE", str(tmp_path / "cache"))
+    store = str(tmp_path / "store")
+    published: dict[str, Any] = {}
+    kinds: dict[Any, tuple[str, str]] = {
+        "evaluation": ("report.html", render(make_outcomes())),
+        "verdict": ("verdict.json", json.dumps(make_verdict("PASS"))),
+    }
+    for kind, (name, text) in kinds.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        (folder / name).write_text(text, encoding="utf-8")
+        published[kind] = publish(folder, kind=kind, store=store)
+    given = dsl.Artifact(uri=str(tmp_path / "given"))
+    published["evaluation"].write(given)
+    report = dsl.HTML(uri=str(tmp_path / "shown"))
+    show_judged_evaluation(given, published["verdict"], report=report)
+    page = Path(report.path).read_text(encoding="utf-8")
+    assert "helper version 7 is candidate, champion" in page[: page.index('<div class="cards">')]
