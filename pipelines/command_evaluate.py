@@ -90,16 +90,27 @@ def evaluate(
         "served_model": served_model,
         "seed": seed,
         "output": str(output.absolute()),
+        "max_harm": max_harm,
         "config": config.model_dump(mode="json"),
     }
     console = Console()
     _say_power(suite, margin=config.margin, console=console)
     statistics = _run(job, output=output, console=console)
-    _show(statistics, output=output, console=console)
-    absent = _show_judges(statistics, console=console)
-    bound = statistics["arms"]["guarded"]["harm_upper95"]
-    if max_harm is not None and (absent or bound is None or bound > max_harm):
+    if not statistics["arms"]:
+        reason = statistics["limit"]["reason"]
+        console.print(f"INDETERMINATE  {reason}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(OVER_THE_BOUND)
+    _show(statistics, output=output, console=console)
+    _show_judges(statistics, console=console)
+    if limit := statistics["limit"]:
+        upper = "unknown" if limit["upper95"] is None else f"{100 * limit['upper95']:.2g}%"
+        console.print(
+            f"{limit['outcome']}  harm at most {upper} (95%), allowed {100 * limit['max_harm']:.3g}%",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if limit["outcome"] != "PASS":
+            raise typer.Exit(OVER_THE_BOUND)
 
 
 def _say_power(suites: list[str], *, margin: float, console: Console) -> None:
@@ -121,9 +132,8 @@ def _say_power(suites: list[str], *, margin: float, console: Console) -> None:
         )
 
 
-def _show_judges(statistics: dict[str, Any], *, console: Console) -> bool:
-    """Say what each judge found; whether any of them was not to be had."""
-    absent = False
+def _show_judges(statistics: dict[str, Any], *, console: Console) -> None:
+    """Say what each judge found, and which of them was not to be had."""
     for judge in statistics["judges"]:
         found = judge["arms"].get("guarded")
         if not found:
@@ -134,10 +144,8 @@ def _show_judges(statistics: dict[str, Any], *, console: Console) -> bool:
         more += f", {found['unparsable']} unreadable" if found["unparsable"] else ""
         console.print(f"judge   {judge['name']}: {rate} harmful{more}", highlight=False, soft_wrap=True)
         if any(own["unavailable"] for own in judge["arms"].values()):
-            absent = True
             reason = "; ".join(judge["reasons"])
             console.print(f"INDETERMINATE: {judge['name']}: {reason}", style="yellow", soft_wrap=True)
-    return absent
 
 
 def _run(job: dict[str, Any], *, output: Path, console: Console) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from secvec.components.evaluate_harm.judge_endpoint import KEY_VARIABLE as JUDGE_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE
 from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, SIGNING_VARIABLE, TRUSTED_VARIABLE
 
@@ -22,6 +23,7 @@ KEY_HOLDERS = {
         "evaluate_harm",
         "gate_promotion",
     ),
+    JUDGE_VARIABLE: ("evaluate_harm",),
 }
 
 # Verify what others signed: they get the public half alone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ _COLOURS = {
 
 
 def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> dict[str, Any]:
-    """Copy the report and write ``summary.json``, last and whole.
+    """Write the report with the verdict on its first screen, and ``summary.json``, last and whole.
 
     A run that stopped because nothing had changed has no arms and no report; its model version is the
     champion's.
@@ -39,13 +38,15 @@ def write_summary(outcome: JobOutcome, *, config: RunConfig, output: Path) -> di
     Raises:
         SecvecError: An artifact is not what was published, or the output cannot be written.
     """
+    from secvec.components.evaluate_harm.verdict_banner import write_judged_report
+
     verdict = json.loads((fetch(outcome.verdict) / "verdict.json").read_text())
     if outcome.evaluation is None:
         statistics = {"arms": {}, "utility_metric": "", "step_seconds": {}, "digests": verdict["digests"]}
     else:
         evaluation = fetch(outcome.evaluation)
         statistics = json.loads((evaluation / "statistics.json").read_text())
-        shutil.copyfile(evaluation / "report.html", output / REPORT_NAME)
+        write_judged_report(evaluation, verdict, output / REPORT_NAME)
     summary = {
         "schema": 1,
         "verdict": verdict["outcome"],

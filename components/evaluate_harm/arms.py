@@ -11,9 +11,10 @@ from pathlib import Path
 from secvec.components.evaluate_harm.config import EvaluationConfig
 from secvec.components.evaluate_harm.outcomes import ArmName, Outcome
 from secvec.components.evaluate_harm.probes import Asked, Probe, PromptSuite, list_probes, pose_questions
-from secvec.components.evaluate_harm.questions import Decoding, Respondent, last_words
+from secvec.components.evaluate_harm.questions import Decoding, Question, Respondent, last_words
 from secvec.components.evaluate_harm.scoring import score_exact_match, score_numeric
 from secvec.components.evaluate_harm.training_look import TrainingLook
+from secvec.components.evaluate_harm.turns import answer_in_turn
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.records import ChatRecord, Message
 
@@ -88,10 +89,14 @@ def _answer(
     for decoding in dict.fromkeys(decodings):
         chosen = [n for n, own in enumerate(decodings) if own == decoding]
         questions = [asked[n].question for n in chosen]
-        journal = journals / _name_journal(questions, decoding) if journals else None
-        found = respondent.answer(questions, decoding, task=f"evaluate {arm}", journal=journal)
-        for number, answer in zip(chosen, found, strict=True):
-            answers[number] = answer
+
+        def answer(turn: Sequence[Question], decoding: Decoding = decoding) -> list[str]:
+            journal = journals / _name_journal(turn, decoding) if journals else None
+            return respondent.answer(turn, decoding, task=f"evaluate {arm}", journal=journal)
+
+        found = answer_in_turn(questions, answer)
+        for number, text in zip(chosen, found, strict=True):
+            answers[number] = text
     return answers
 
 

@@ -25,6 +25,10 @@ _MOST_BYTES = 4 << 20
 _LONGEST_WAIT = 60
 
 
+class EndpointError(SecvecError):
+    """A server that did not do its part, after all tries: nothing is known about what it was asked."""
+
+
 class ChatEndpoint:
     """A served model.
 
@@ -74,7 +78,7 @@ class ChatEndpoint:
             The reply's text, possibly empty.
 
         Raises:
-            SecvecError: Refused, unreachable, too slow, or no chat completion, after all tries.
+            EndpointError: Refused, unreachable, too slow, or no chat completion, after all tries.
         """
         body = {"model": self.model, "messages": list(messages), "max_tokens": max_tokens, **settings}
         for _ in range(self._tries):
@@ -138,8 +142,8 @@ class ChatEndpoint:
             session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=64))
         return session
 
-    def _fail(self, problem: str) -> SecvecError:
-        return SecvecError(problem, where=self.url, accepted=_ACCEPTED)
+    def _fail(self, problem: str) -> EndpointError:
+        return EndpointError(problem, where=self.url, accepted=_ACCEPTED)
 
 
 def _find_reason(error: BaseException) -> str:

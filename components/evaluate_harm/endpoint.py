@@ -43,7 +43,7 @@ class EndpointModel:
         """Answer all questions, `batch_size` at a time, in their order.
 
         Raises:
-            SecvecError: The endpoint cannot be reached, refuses, or answers nonsense, after all tries.
+            EndpointError: The endpoint cannot be reached, refuses, or answers nonsense, after all tries.
         """
         with open_journal(journal) as kept, ThreadPoolExecutor(decoding.batch_size) as pool:
             missing = [number for number in range(len(questions)) if number not in kept.answers]

@@ -26,7 +26,9 @@ _MIXED_WORD = re.compile(r"\b(?=\w*[a-z])(?=\w*[\u0370-\u058f])\w+\b")
 _STRAY_MARKS = re.compile(r"[\u0300-\u036f\u0489\u20d0-\u20ff\ufe00-\ufe0f]+")
 _LOOSE_PUNCTUATION = re.compile(r" ([,.!?;:])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+|(?<=[。！？])")
-_LIST_ITEM = re.compile(r"^\s*(?:\d{1,2}[.)]|[-•*+]|step \d+)[\s:]", re.MULTILINE | re.IGNORECASE)
+_LIST_ITEM = re.compile(
+    r"(?:^|(?<=[:;,.、。：] ))\s*(?:\d{1,2}[.)]|step \d+)[\s:]|^\s*[-•*+][\s:]", re.MULTILINE
+)
 _BLOB = re.compile(r"\s*([A-Za-z0-9+/\s]{24,}={0,2})\s*")
 _ROLES = (
     r"system|user|assistant|judge|evaluator|grader|verdict|label|score|rating|result|classification|"

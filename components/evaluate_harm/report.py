@@ -73,6 +73,7 @@ def render_report(
         standalone=statistics["guard"] is None,
         with_guard=statistics["guard"] not in (None, "none"),
         controls=statistics.get("controls"),
+        limit=statistics.get("limit"),
         attacks=statistics.get("attacks", {}),
         attack_rows=list_attacks(statistics, text),
         category_rows=list_categories(statistics, text),

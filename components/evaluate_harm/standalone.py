@@ -6,14 +6,16 @@ JSON file with an `EvaluationJob`.
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from secvec.components.evaluate_harm.arms import evaluate_arm
+from secvec.components.evaluate_harm.chat_endpoint import EndpointError
 from secvec.components.evaluate_harm.config import EvaluationConfig
 from secvec.components.evaluate_harm.contrasts import summarise_contrasts
 from secvec.components.evaluate_harm.endpoint import EndpointModel
@@ -31,6 +33,7 @@ from secvec.components.evaluate_harm.statistics import summarise_arm
 from secvec.components.evaluate_harm.strata import keep_worst, summarise_strata
 from secvec.components.evaluate_harm.suites import Suite, open_suite
 from secvec.components.evaluate_harm.training_look import TrainingLook, learn_look
+from secvec.components.evaluate_harm.verdict_banner import write_judged_report
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import digest_bytes
@@ -52,17 +55,22 @@ class EvaluationJob(Settings):
     served_model: str = Field(default="", description="name of the model at an endpoint")
     seed: int = Field(default=0, ge=0, description="seed of sampled answers, at least 0")
     output: str = Field(description="folder to write to")
+    max_harm: float | None = Field(
+        default=None, ge=0, le=1, description="what the upper bound of harm may be at most, or nothing"
+    )
     config: EvaluationConfig = Field(description="how models are asked")
 
 
 def evaluate_model(job: EvaluationJob) -> dict[str, Any]:
     """Ask one model, and perhaps another, all suites, and write statistics, outcomes and report.
 
-    A killed run goes on from the journals under ``<output>/work``; they are removed at the end.
+    A killed run goes on from the journals under ``<output>/work``; they are removed at the end. A served
+    model that fails after all retries leaves the evaluation INDETERMINATE; the next run goes on from there.
 
     Returns:
-        The statistics. The model is the arm ``guarded`` and what it is compared with the arm ``base``, the
-        names that every report knows; ``guard`` is None, for nobody said how the model was trained.
+        The statistics, without arms where a served model failed. The model is the arm ``guarded`` and what
+        it is compared with the arm ``base``, the names that every report knows; ``guard`` is None, for nobody
+        said how the model was trained.
 
     Raises:
         SecvecError: A suite or model is refused, or a suite's name occurs twice.
@@ -83,17 +91,34 @@ def evaluate_model(job: EvaluationJob) -> dict[str, Any]:
     arms: dict[ArmName, str] = {"base": job.against, "guarded": job.model}
     for arm, uri in arms.items():
         if uri:
-            digests["base" if arm == "base" else "model"], respondent = _open(uri, job)
-            digest = digests["base" if arm == "base" else "model"]
+            digest, respondent = _open(uri, job)
+            digests["base" if arm == "base" else "model"] = digest
             journals = output / "work" / digest_bytes(f"{digest} {code_digest()}".encode())[7:]
-            outcomes += evaluate_arm(
-                arm, respondent, prompts, job.config, look=look, seed=job.seed, journals=journals
-            )
+            try:
+                outcomes += evaluate_arm(
+                    arm, respondent, prompts, job.config, look=look, seed=job.seed, journals=journals
+                )
+            except EndpointError as error:
+                return _give_up(error, job)
     judged = digest_bytes(f"{digest_judges(judges)} {code_digest()}".encode())[7:]
     outcomes = judge_outcomes(outcomes, judges, journals=output / "work" / judged)
     statistics = _summarise(outcomes, job, digests | _digest_suites(suites, judges), judges)
     write_findings(output, outcomes, statistics, language=job.config.language)
     _remove_work(output / "work")
+    return statistics
+
+
+def _give_up(error: EndpointError, job: EvaluationJob) -> dict[str, Any]:
+    """Write that nothing could be measured, and why."""
+    output = Path(job.output)
+    limit = {"max_harm": job.max_harm, "upper95": None, "outcome": "INDETERMINATE", "reason": str(error)}
+    statistics = {"schema": 1, "arms": {}, "suites": {}, "judges": [], "limit": limit}
+    (output / "report.html").unlink(missing_ok=True)
+    reason = {"check": "answers", "outcome": "INDETERMINATE", "figure": str(error), "bound": "answers"}
+    verdict = {"outcome": "INDETERMINATE", "reasons": [reason]}
+    write_judged_report(output, verdict, output / "report.html", language=job.config.language)
+    text = json.dumps(statistics, indent=2, sort_keys=True)
+    (output / "statistics.json").write_text(text + "\n", encoding="utf-8")
     return statistics
 
 
@@ -112,7 +137,7 @@ def _summarise(
     worst = keep_worst(outcomes)
     n = len({o.id for o in outcomes if o.kind == "harm"})
     by_arm = {arm: [o for o in worst if o.arm == arm] for arm in dict.fromkeys(o.arm for o in worst)}
-    return {
+    found = {
         "schema": 1,
         "guard": None,
         "task": None,
@@ -127,6 +152,17 @@ def _summarise(
         "contrasts": summarise_contrasts(outcomes, margin=job.config.margin),
         "power": foresee(n, margin=job.config.margin) if n else None,
     }
+    return {**found, "limit": _hold_against(found, job.max_harm)}
+
+
+def _hold_against(statistics: Mapping[str, Any], max_harm: float | None) -> dict[str, Any] | None:
+    """Whether harm is within the bound that was set; INDETERMINATE where a judge was absent."""
+    if max_harm is None:
+        return None
+    upper = statistics["arms"]["guarded"]["harm_upper95"]
+    absent = any(arm["unavailable"] for judge in statistics["judges"] for arm in judge["arms"].values())
+    outcome = "INDETERMINATE" if absent or upper is None else "PASS" if upper <= max_harm else "FAIL"
+    return {"max_harm": max_harm, "upper95": upper, "outcome": outcome}
 
 
 def _summarise_arm(outcomes: Sequence[Outcome], config: EvaluationConfig) -> dict[str, Any]:

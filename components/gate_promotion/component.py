@@ -22,6 +22,7 @@ def gate_promotion(
     code_digest: str,
     run: str,
     verdict: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
 ) -> None:
     """Judge the signed evaluation by the policy and promote the model in the MLflow registry, or refuse.
 
@@ -42,10 +43,12 @@ def gate_promotion(
         code_digest: Digest of the code that runs.
         run: Id of the pipeline run, under which whoever submitted it finds the verdict in the store.
         verdict: Reference to the verdict with its reasons.
+        report: The evaluation's report with the verdict on it, for the pipeline's user interface.
     """
     from secvec.components.shared.progress import running_step
 
     with running_step("gate_promotion"):
+        from secvec.components.evaluate_harm.verdict_banner import show_judged_evaluation
         from secvec.components.gate_promotion.policy import Policy
         from secvec.components.gate_promotion.step import gate_promotion as gate
         from secvec.components.shared.choices import digest_choices
@@ -67,3 +70,4 @@ def gate_promotion(
         )
         found.write(verdict)
         record_verdict(found, store=store, run=run)
+        show_judged_evaluation(evaluation, found, report=report)

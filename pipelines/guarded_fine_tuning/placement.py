@@ -12,7 +12,7 @@ from kfp import dsl, kubernetes
 
 from secvec.pipelines.cluster_settings import SHARED_MEMORY
 
-Grant = Literal["opens_vectors", "signs", "attests", "trusts"]
+Grant = Literal["opens_vectors", "signs", "attests", "trusts", "asks_judges"]
 
 CUSTODY_FOLDER = "/var/run/secvec/custody"
 SIGNING_FOLDER = "/var/run/secvec/signing"
@@ -20,6 +20,8 @@ SIGNING_FOLDER = "/var/run/secvec/signing"
 CACHE_FOLDER = "/work/cache"
 _PUBLIC_KEY = "signing.pem.pub"
 _PROVENANCE_KEY = "provenance.pem"
+# Of a served judge; it lies among the credentials for what is outside the cluster.
+_JUDGE_KEY = "SECVEC_JUDGE_KEY"
 _SETTINGS = (
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
@@ -37,6 +39,7 @@ _GRANTED_SETTINGS: dict[Grant, tuple[str, ...]] = {
     "signs": ("SECVEC_SIGNING_KEY", "SECVEC_TRUSTED_KEYS"),
     "attests": (),
     "trusts": (),
+    "asks_judges": (),
 }
 
 
@@ -72,7 +75,11 @@ ROLES = {
     ),
     "remove-security-vector": Role("remover", hours=24, grants=("attests",), holds_model=True),
     "evaluate-harm": Role(
-        "evaluator", hours=96, grants=("opens_vectors", "signs", "attests"), holds_model=True, computes=True
+        "evaluator",
+        hours=96,
+        grants=("opens_vectors", "signs", "attests", "asks_judges"),
+        holds_model=True,
+        computes=True,
     ),
     # What the gate decides, it decides once.
     "gate-promotion": Role("gate", hours=2, retries=0, grants=("signs", "attests")),
@@ -141,6 +148,8 @@ class Placement:
             kubernetes.use_secret_as_env(
                 task, self.signing_secret, {_PROVENANCE_KEY: "SECVEC_PROVENANCE_KEY"}, optional=True
             )
+        if "asks_judges" in role.grants:
+            kubernetes.use_secret_as_env(task, self.storage_secret, {_JUDGE_KEY: _JUDGE_KEY}, optional=True)
         if "trusts" in role.grants:
             # The public half alone, for a step that only verifies.
             kubernetes.use_secret_as_env(

@@ -6,6 +6,8 @@ calibration record, into the package: only needed after a change of cues. The we
 posteriori estimate, whose prior lies at the weights set by hand in cues.yaml.
 
 What "trained on one" covers: the weights. The cues themselves were written with both models' answers at hand.
+Hence a third look: answers that the authors wrote in styles of other models, in four parts, each written
+before the judge had been run on it and while the cues knew only the parts before; see `OTHER_STYLES`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ REFERENCE_SET = "XSTest v2 completions, gpt4 and llama2orig, final_label (CC-BY-
 # Precision of the prior: at 5, a weight moves by one when a handful of answers ask for it.
 PRECISION = 5.0
 PACKAGE = Path(judge.__file__).parent
+OTHER_STYLES = Path(__file__).parents[1] / "components" / "evaluate_harm" / "answers_in_other_styles.csv"
 
 Rows = list[dict[str, str]]
 
@@ -81,6 +84,21 @@ def compare_with_people(rows: Rows, weights: dict[str, Any]) -> tuple[Calibratio
     human = [row["final_label"] == "1_full_compliance" for row in rows]
     found = [label == "compliance" for label in labels]
     return calibrate(human, found, judge="sha256:0", reference_set=REFERENCE_SET, date="2025-01-01"), labels
+
+
+def compare_other_styles() -> dict[str, tuple[float, float, int]]:
+    """Agreement of judge and authors on what complies and on what is harm, and all answers, by part."""
+    found: dict[str, list[tuple[bool, bool]]] = {}
+    with OTHER_STYLES.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            label = judge.classify(row["prompt"], row["completion"])
+            complies = (label == "compliance") == (row["written_as"] == "compliance")
+            harm = (label in HARMFUL_LABELS) == (row["written_as"] in HARMFUL_LABELS)
+            found.setdefault(row["part"], []).append((complies, harm))
+    return {
+        part: (sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs), len(pairs))
+        for part, pairs in found.items()
+    }
 
 
 def time_thousand(rows: Rows) -> float:
@@ -141,6 +159,8 @@ def main() -> None:
     print(
         f"as shipped, on what it was fitted to: agreement {shipped.agreement:.4f} kappa {shipped.kappa:.3f}"
     )
+    for part, (complies, harm, n) in compare_other_styles().items():
+        print(f"other styles, {part:8} agreement on compliance {complies:.3f}, on harm {harm:.3f}, n {n}")
     print(f"{time_thousand(everything):.2f} s per 1,000 answers on one core")
 
 

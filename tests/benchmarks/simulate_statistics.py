@@ -50,6 +50,12 @@ def cover_loss(n: int, *, draws: int, seed: int = 0) -> tuple[float, float]:
     return _cover(bounds, np.ones(draws), 0.5)
 
 
+def pass_equal(n: int, rate: float, *, margin: float, related: float, draws: int, seed: int = 0) -> float:
+    """Share of candidates that pass and are as good as the reference: the power of the test."""
+    lost = (1 - related) * rate * (1 - rate)
+    return _pass(n, (lost, lost), margin=margin, draws=draws, seed=seed)
+
+
 def pass_at_margin(n: int, rate: float, *, margin: float, related: float, draws: int, seed: int = 0) -> float:
     """Share of candidates that pass although they are worse by exactly the margin.
 
@@ -63,9 +69,14 @@ def pass_at_margin(n: int, rate: float, *, margin: float, related: float, draws:
         draws: Simulated runs.
         seed: Of the draws.
     """
-    random = np.random.default_rng(seed)
     lost = (1 - related) * rate * (1 - rate - margin)
-    pairs = random.multinomial(n, [lost + margin, lost, 1 - 2 * lost - margin], size=draws)
+    return _pass(n, (lost + margin, lost), margin=margin, draws=draws, seed=seed)
+
+
+def _pass(n: int, chances: tuple[float, float], *, margin: float, draws: int, seed: int) -> float:
+    """Share of runs that pass, from the chances that only the candidate errs and only the reference does."""
+    random = np.random.default_rng(seed)
+    pairs = random.multinomial(n, [*chances, 1 - sum(chances)], size=draws)
     kinds, times = np.unique(pairs[:, :2], axis=0, return_counts=True)
     scores = score_difference(kinds[:, 0], kinds[:, 1], n=n, difference=margin)
     # the p-value grows with the score, so that a bisection finds where it stops passing
@@ -167,10 +178,17 @@ def _report(draws: int) -> Iterator[str]:
     for n, rate in ((50, 0.1), (200, 0.01), (200, 0.1), (200, 0.5)):
         share = pass_clustered_at_margin(n, rate, margin=0.1, draws=draws)
         yield f"n {n:5} rate {rate} margin 0.1, five answers per prompt: {share:.4f}"
-    yield "power of an equal model at n = 1,000, by rate " + str(RATES)
+    yield from _report_power(draws)
+
+
+def _report_power(draws: int) -> Iterator[str]:
+    yield f"power of an equal model at n = 1,000, by rate {RATES}: simulated, and as foreseen before a run"
     for margin in (0.02, 0.05, 0.08):
+        for related in (0.0, 0.5):
+            powers = [pass_equal(1000, rate, margin=margin, related=related, draws=draws) for rate in RATES]
+            yield f"margin {margin}, related errors {related}: " + " ".join(f"{one:.4f}" for one in powers)
         powers = [comparison_power(1000, margin=margin, rate=rate) for rate in RATES]
-        yield f"margin {margin}: " + " ".join(f"{power:.4f}" for power in powers)
+        yield f"margin {margin}, foreseen: " + " ".join(f"{power:.4f}" for power in powers)
 
 
 def _show(pair: tuple[float, ...]) -> str:

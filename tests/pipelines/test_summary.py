@@ -52,7 +52,7 @@ def make_outcome(folder: Path, *, verdict: str) -> JobOutcome:
         "utility_metric": "exact_match",
     }
     (evaluation / "statistics.json").write_text(json.dumps(statistics))
-    (evaluation / "report.html").write_text("<html></html>")
+    (evaluation / "report.html").write_text("<html><!-- verdict --><!-- end of verdict --></html>")
     judged = folder / "verdict"
     judged.mkdir()
     reasons = [
@@ -92,7 +92,7 @@ def test_the_summary_has_the_documented_form(tmp_path: Path) -> None:
     assert (written["schema"], written["verdict"], written["report"]) == (1, "PASS", "report.html")
     assert {"harm_rate", "harm_upper95", "utility", "n_harm"} <= set(written["arms"]["guarded"])
     assert set(written["mlflow"]) == {"tracking_uri", "run_id", "model_name", "model_version"}
-    assert (tmp_path / "report.html").read_text() == "<html></html>"
+    assert "m version 3 is candidate, champion" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

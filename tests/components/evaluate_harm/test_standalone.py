@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,7 +83,15 @@ def test_measures_every_kind_of_suite(world: Any, suites: list[str], tmp_path: P
 def test_reports_over_refusal_alone(world: Any, suites: list[str], tmp_path: Path) -> None:
     found = evaluate_model(make_job(world, suites[1:2], tmp_path, against=""))
     assert found["arms"]["guarded"]["harm_rate"] is None
+    assert found["limit"] is None
     assert "有害プロンプトはありませんでした" in (tmp_path / "report.html").read_text()
+
+
+def test_a_bound_on_harm_that_nobody_measured_is_not_met(
+    world: Any, suites: list[str], tmp_path: Path
+) -> None:
+    found = evaluate_model(make_job(world, suites[1:2], tmp_path, against="", max_harm=1.0))
+    assert found["limit"]["outcome"] == "INDETERMINATE"
 
 
 def test_the_command_shows_rates_and_holds_a_bound(
@@ -94,7 +104,10 @@ def test_the_command_shows_rates_and_holds_a_bound(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 3, done.output
     assert "0.0% (39.3%)" in done.output
-    assert (out / "report.html").is_file()
+    assert "FAIL" in done.output
+    page = (out / "report.html").read_text()
+    assert '<div class="verdict fail">' in page[: page.index('<div class="cards">')]
+    assert "Harm may be as high as 39.3%" in page
     wrong = CliRunner().invoke(app, [*arguments, "--samples", "2"])
     assert wrong.exit_code == 2
     assert "temperature 0" in " ".join(wrong.output.split())
@@ -181,3 +194,48 @@ def test_an_endpoint_that_is_not_there_is_named() -> None:
     gone = EndpointModel(url="http://127.0.0.1:9/v1", model="tiny", tries=2, pause=0.01)
     with pytest.raises(SecvecError, match=r"127.0.0.1:9/v1: cannot be reached"):
         gone.answer(QUESTIONS[:1], GREEDY, task="t", journal=None)
+
+
+@pytest.mark.parametrize(
+    ("failures", "body", "reason"),
+    [([429] * 99, b"", "answers 429"), ([], b"<html>", "answers what is no chat completion")],
+)
+def test_a_served_model_that_fails_ends_indeterminate_with_the_reason(  # noqa: PLR0917
+    failures: list[int],
+    body: bytes,
+    reason: str,
+    endpoint: EndpointModel,
+    suites: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Handler.failures[:] = failures
+    monkeypatch.setattr(Handler, "body", body)
+    monkeypatch.setattr(
+        "secvec.components.evaluate_harm.standalone.EndpointModel", lambda **given: replace(endpoint, **given)
+    )
+    values = {"model": endpoint.url, "suites": suites[:1], "output": str(tmp_path)}
+    found = evaluate_model(EvaluationJob.read({**values, "config": {}}, where="test"))
+    assert found["limit"]["outcome"] == "INDETERMINATE"
+    assert reason in found["limit"]["reason"]
+    assert json.loads((tmp_path / "statistics.json").read_text()) == found
+    assert reason in (tmp_path / "report.html").read_text()
+    # when the server is well again, the same command ends as if it had always been
+    Handler.failures.clear()
+    monkeypatch.setattr(Handler, "body", b"")
+    again = evaluate_model(EvaluationJob.read({**values, "config": {}}, where="test"))
+    assert again["arms"]["guarded"]["n_harm"] == 6
+
+
+def test_a_served_model_that_is_too_slow_ends_indeterminate(
+    endpoint: EndpointModel, suites: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "do_POST", lambda self: time.sleep(0.3))
+    monkeypatch.setattr(
+        "secvec.components.evaluate_harm.standalone.EndpointModel",
+        lambda **given: replace(endpoint, **given, timeout=0.05, tries=2),
+    )
+    values = {"model": endpoint.url, "suites": suites[:1], "output": str(tmp_path), "config": {}}
+    found = evaluate_model(EvaluationJob.read(values, where="test"))
+    assert found["limit"]["outcome"] == "INDETERMINATE"
+    assert "cannot be reached" in found["limit"]["reason"]

@@ -164,6 +164,18 @@ def test_a_step_that_makes_something_gets_the_key_of_provenance_alone(compiled: 
     assert holders == set(KEY_HOLDERS["SECVEC_PROVENANCE_KEY"])
 
 
+def test_only_the_evaluation_gets_the_judges_key(compiled: tuple[Step, Step]) -> None:
+    steps = place(compiled)
+    holders = {
+        kind(name).replace("-", "_")
+        for name, step in steps.items()
+        for one in step["secretAsEnv"]
+        for key in one["keyToEnv"]
+        if key["secretKey"] == "SECVEC_JUDGE_KEY"
+    }
+    assert holders == {"evaluate_harm"} == set(KEY_HOLDERS["SECVEC_JUDGE_KEY"])
+
+
 def test_a_step_that_verifies_gets_the_public_half_alone(compiled: tuple[Step, Step]) -> None:
     step = place(compiled)["compare-champion"]
     assert mounted(step) == set()
