@@ -1,0 +1,170 @@
+"""Rows of Parquet and Arrow files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import ipc, parquet
+
+from secvec.components.ingest_data.config import Limits
+from secvec.components.ingest_data.quarantine import RowRefused
+from secvec.components.ingest_data.rows import Row, check_header, too_long
+from secvec.components.shared.errors import SecvecError
+
+_BATCH_ROWS = 1024
+_FOOTER_BYTES = 64 << 20
+_GROUP_BYTES = 1 << 30
+_AT_ONCE = 64 << 20
+_SAFELY: dict[str, Any] = {
+    "thrift_string_size_limit": _FOOTER_BYTES,
+    "thrift_container_size_limit": 1_000_000,
+    "arrow_extensions_enabled": False,
+}
+_BROKEN = (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+
+
+def open_table(path: Path, file_format: str, *, where: str, limits: Limits) -> tuple[int, Iterator[Row]]:
+    """Open a Parquet or Arrow file for reading row by row.
+
+    Returns:
+        The number of rows, 0 where only reading tells it, and the rows.
+
+    Raises:
+        SecvecError: The file cannot be read as its format, or asks for more than the limits; some of it only
+            while iterating.
+    """
+    opened = _open_parquet if file_format == "Parquet" else _open_arrow
+    try:
+        schema, total, batches = opened(path, where=where, limits=limits)
+        check_header(schema.names, where=where, limits=limits)
+    except _BROKEN as error:
+        raise _unreadable(file_format, str(error), where=where) from None
+    return total, _read_batches(batches, file_format, where=where, limits=limits)
+
+
+def _open_parquet(path: Path, *, where: str, limits: Limits) -> tuple[Any, int, Callable[[], Iterator[Any]]]:
+    _check_footer(path, where=where)
+    file = parquet.ParquetFile(path, **_SAFELY)
+    metadata = file.metadata
+    packed = max(1, path.stat().st_size)
+    for number in range(metadata.num_row_groups):
+        size = metadata.row_group(number).total_byte_size
+        if not 0 <= size <= _GROUP_BYTES or size > max(packed * limits.max_ratio, 1 << 24):
+            raise SecvecError(
+                f"row group {number + 1} unpacks to {size} bytes from a file of {packed}",
+                where=where,
+                accepted=f"at most {_GROUP_BYTES} bytes and limits.max_ratio = {limits.max_ratio:g}",
+            )
+    columns = [metadata.schema.column(index) for index in range(len(metadata.schema.names))]
+    flat = [one.path for one in columns if one.physical_type == "BYTE_ARRAY" and "." not in one.path]
+    file.close()
+    # A dictionary says a long text once for many rows: read as one, a batch is no longer than what is stored.
+    file = parquet.ParquetFile(path, read_dictionary=flat, pre_buffer=False, buffer_size=1 << 20, **_SAFELY)
+    rows = min((_batch_rows(metadata.row_group(i)) for i in range(metadata.num_row_groups)), default=1)
+    return (
+        file.schema_arrow,
+        metadata.num_rows,
+        lambda: file.iter_batches(batch_size=rows, use_threads=False),
+    )
+
+
+def _batch_rows(group: Any) -> int:
+    """Give how many rows to read at once: few where a nested dictionary could repeat something long."""
+    rows = _BATCH_ROWS
+    for index in range(group.num_columns):
+        chunk = group.column(index)
+        if "." not in chunk.path_in_schema or not chunk.has_dictionary_page:
+            continue
+        packed = max(0, chunk.data_page_offset - (chunk.dictionary_page_offset or 0))
+        longest = min(
+            chunk.total_uncompressed_size, packed if chunk.compression == "UNCOMPRESSED" else 16 * packed
+        )
+        rows = min(rows, max(16, (256 << 20) // max(1, longest)) if longest <= 32 << 20 else 1)
+    return rows
+
+
+def _check_footer(path: Path, *, where: str) -> None:
+    with path.open("rb") as stream:
+        size = path.stat().st_size
+        stream.seek(max(0, size - 8))
+        length = int.from_bytes(stream.read(4), "little")
+    if length > min(size, _FOOTER_BYTES):
+        raise SecvecError(
+            f"cannot be read as Parquet: it announces a footer of {length} bytes",
+            where=where,
+            accepted=f"Parquet with a footer of at most {_FOOTER_BYTES} bytes",
+        )
+
+
+def _open_arrow(path: Path, *, where: str, limits: Limits) -> tuple[Any, int, Callable[[], Iterator[Any]]]:
+    """Open the file form (Feather) or the stream form, which `datasets` writes."""
+    source = pyarrow.memory_map(str(path))
+    if source.size() >= 6 and source.read_at(6, 0) == b"ARROW1":
+        file = ipc.open_file(source)
+        return file.schema, 0, lambda: (file.get_batch(index) for index in range(file.num_record_batches))
+    stream = ipc.open_stream(source)
+    return stream.schema, 0, lambda: iter(stream)
+
+
+def _read_batches(
+    batches: Callable[[], Iterator[Any]], file_format: str, *, where: str, limits: Limits
+) -> Iterator[Row]:
+    number = 0
+    try:
+        for batch in batches():
+            batch.validate()
+            for values in _take_apart(batch, limits):
+                number += 1
+                yield values._replace(line=number)
+    except _BROKEN as error:
+        raise _unreadable(file_format, str(error), where=where, after=number) from None
+
+
+def _take_apart(batch: Any, limits: Limits) -> Iterator[Row]:
+    """Yield a batch's rows: at once where that takes little memory, else one by one."""
+    plain, repeated = _measure(batch)
+    if plain + batch.num_rows * repeated <= _AT_ONCE and plain + repeated <= limits.max_row_bytes:
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            pass
+        else:
+            yield from (Row(0, values) for values in rows)
+            return
+    for index in range(batch.num_rows):
+        yield _read_row(batch.slice(index, 1), limits)
+
+
+def _read_row(batch: Any, limits: Limits) -> Row:
+    size = sum(_measure_one(column) for column in batch.columns)
+    if size > limits.max_row_bytes:
+        return Row(0, {}, f"columns {', '.join(batch.schema.names)}"[:4096], too_long(size, limits))
+    try:
+        return Row(0, batch.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        raw = error.object.decode(errors="backslashreplace")
+        return Row(0, {}, raw, RowRefused("not_utf8", f"byte {error.start + 1}: {error.reason}"))
+
+
+def _measure(batch: Any) -> tuple[int, int]:
+    """Give the bytes of all plain columns, and those that each row may repeat out of dictionaries."""
+    repeated = [c for c in batch.columns if pyarrow.types.is_dictionary(c.type)]
+    plain = sum(c.nbytes for c in batch.columns) - sum(c.nbytes for c in repeated)
+    return plain, sum(c.dictionary.nbytes for c in repeated)
+
+
+def _measure_one(column: Any) -> int:
+    if not pyarrow.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    index = column.indices[0].as_py()
+    return 0 if index is None else int(column.dictionary.slice(index, 1).nbytes)
+
+
+def _unreadable(file_format: str, problem: str, *, where: str, after: int | None = None) -> SecvecError:
+    place = f" after row {after}" if after is not None else ""
+    return SecvecError(
+        f"cannot be read as {file_format}{place}: {problem}", where=where, accepted=file_format
+    )
