@@ -42,7 +42,9 @@ class SourcePlan:
 
     def __init__(self, name: SourceName, uris: Sequence[str], *, config: IngestConfig) -> None:
         self.name = name
-        self.files = [file for uri in uris for file in find_files(name, uri, config=config)]
+        found = [file for uri in uris for file in find_files(name, uri, config=config)]
+        # In the order of their names, so that it is all the same in which order they are listed.
+        self.files = sorted(found, key=lambda file: file.name)
         self.digests: dict[int, str] = {}
         self.formats: dict[int, str] = {}
         self._config = config
