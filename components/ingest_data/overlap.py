@@ -112,6 +112,8 @@ def prompt_fingerprint(record: ChatRecord) -> bytes:
 def asked_fingerprints(record: Any) -> list[bytes]:
     """Return fingerprints of all that a record asks: each user's turn, with and without the turns before."""
     turns = record.messages
+    if len(turns) == 2 and turns[0].role == "user":
+        return [fingerprint(turns[:1])]
     asked = [index for index, turn in enumerate(turns) if turn.role == "user"]
     found = [fingerprint(turns[: index + 1]) for index in asked]
     return found + [fingerprint(turns[index : index + 1]) for index in asked[1:]]

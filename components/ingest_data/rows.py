@@ -177,27 +177,48 @@ def too_long(length: int, limits: Limits) -> RowRefused:
 
 def parse_json_row(number: int, content: bytes, limits: Limits) -> Row:
     """Read one JSON object, by the fast parser where that is enough and else by the exact one."""
-    brackets = content.count(b"[") + content.count(b"{")
-    if brackets > limits.max_json_depth and _exceeds_depth(content, limits.max_json_depth):
-        detail = f"nested deeper than limits.max_json_depth = {limits.max_json_depth}"
-        return Row(number, {}, content.rstrip(b"\r"), RowRefused("malformed_json", detail))
     try:
         values = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return _parse_exactly(number, content.rstrip(b"\r"))
+        return _parse_exactly(number, content.rstrip(b"\r"), limits)
     if type(values) is not dict:
         return row_of_object(number, values, content)
+    # Two quotes around each key and each value: no key is there twice, and nothing is nested.
+    if content.count(b'"') == 4 * len(values) <= limits.max_columns and _all_text(values):
+        return Row(number, values, content)
+    return _check_object(number, values, content, limits)
+
+
+def _all_text(values: dict[str, Any]) -> bool:
+    for value in values.values():  # noqa: SIM110 - a generator would cost more than all that it runs
+        if type(value) is not str:
+            return False
+    return True
+
+
+def _check_object(number: int, values: dict[str, Any], content: bytes, limits: Limits) -> Row:
+    if (too_deep := _check_depth(content, limits)) is not None:
+        return Row(number, {}, content, too_deep)
     if len(values) > limits.max_columns:
         detail = f"{len(values)} keys, at most limits.max_columns = {limits.max_columns}"
         return Row(number, {}, content, RowRefused("malformed_json", detail))
     for key in values:
         # A key may also be said in its text: only the exact parser can tell.
         if content.count(b'"%b"' % key.encode()) > 1:
-            return _parse_exactly(number, content)
+            return _parse_exactly(number, content, limits)
     return Row(number, values, content)
 
 
-def _parse_exactly(number: int, content: bytes) -> Row:
+def _check_depth(content: bytes, limits: Limits) -> RowRefused | None:
+    brackets = content.count(b"[") + content.count(b"{")
+    if brackets <= limits.max_json_depth or not _exceeds_depth(content, limits.max_json_depth):
+        return None
+    return RowRefused("malformed_json", f"nested deeper than limits.max_json_depth = {limits.max_json_depth}")
+
+
+def _parse_exactly(number: int, content: bytes, limits: Limits) -> Row:
+    if (too_deep := _check_depth(content, limits)) is not None:
+        return Row(number, {}, content, too_deep)
     try:
         values = json.loads(content.decode(), object_pairs_hook=_refuse_repeated)
     except UnicodeDecodeError as error:

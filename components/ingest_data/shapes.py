@@ -105,6 +105,8 @@ def read_messages(
     Raises:
         RowRefused: No text, an unknown role, turns out of order, an empty turn, or no answer.
     """
+    if shape.completion and (pair := _read_pair(values, shape)):
+        return pair
     if shape.messages:
         turns = _read_turns(values[shape.messages], column=shape.messages, tool_turns=tool_turns)
         if tool_turns and values.get("tools"):
@@ -116,6 +118,20 @@ def read_messages(
             turns += _read_part(answer, "assistant", column=shape.completion)
     _check_turns(turns, needs_answer=needs_answer)
     return tuple(turns)
+
+
+def _read_pair(values: Mapping[str, Any], shape: Shape) -> tuple[Turn, ...] | None:
+    """Read the usual row, a text and its answer, without a detour; None for any other."""
+    prompt, answer = values[shape.prompt], values[shape.completion]
+    if type(prompt) is not str or type(answer) is not str or (shape.context and values.get(shape.context)):
+        return None
+    if not prompt or not answer or prompt.isspace() or answer.isspace():
+        return None
+    if not prompt.isascii():
+        check_text(prompt, column=shape.prompt)
+    if not answer.isascii():
+        check_text(answer, column=shape.completion)
+    return (Turn("user", prompt), Turn("assistant", answer))
 
 
 def read_note(values: Mapping[str, Any], column: str) -> str:

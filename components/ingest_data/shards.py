@@ -153,7 +153,9 @@ def _read_into(
     overlaps = earlier.no_overlaps()
     _, rows = open_rows(shard.path, shard.format, where=shard.where, limits=config.limits, span=shard.span)
     index = IndexWriter()
-    files: list[BinaryIO] = [(folder / name).open("wb") for name in split_files(shard.source, config)]
+    files: list[BinaryIO] = [
+        (folder / name).open("wb", buffering=1 << 20) for name in split_files(shard.source, config)
+    ]
     share = heldout_share(shard.source, config)
     try:
         with (folder / QUARANTINE).open("w", encoding="utf-8", newline="\n") as quarantine:

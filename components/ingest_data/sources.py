@@ -6,10 +6,10 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO
 
 import orjson
-from pydantic import BaseModel, Field
 
 from secvec.components.ingest_data.config import Column, IngestConfig, SourceName
 from secvec.components.ingest_data.quarantine import RowRefused, quarantine_row
@@ -56,7 +56,8 @@ class ReadRecord(NamedTuple):
         )
 
 
-class FileCount(BaseModel):
+@dataclass
+class FileCount:
     """What became of one file's rows.
 
     Attributes:
@@ -78,10 +79,10 @@ class FileCount(BaseModel):
     rows: int = 0
     used: int = 0
     normalised: int = 0
-    columns: dict[str, None] = Field(default_factory=dict)
-    shapes: Counter[str] = Field(default_factory=Counter)
-    reasons: Counter[str] = Field(default_factory=Counter)
-    first_refusals: list[str] = Field(default_factory=list)
+    columns: dict[str, None] = field(default_factory=dict)
+    shapes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    first_refusals: list[str] = field(default_factory=list)
 
     def add(self, later: FileCount) -> None:
         """Take in what was counted in a later part of the same file."""
@@ -107,10 +108,11 @@ class SourceReader:
         self.name = name
         self._config = config
         self._mapping: Mapping[Column, str] = config.columns.get(name, {})
+        self._notes = [self._mapping.get(note, note) for note in _NOTES]
         self._quarantine = quarantine
         self._needs_answer = needs_answer(name)
         self._keys: tuple[Any, ...] = ()
-        self._shape = Shape()
+        self._shape, self._shape_name = Shape(), ""
 
     def read(self, rows: Iterable[Row], count: FileCount) -> Iterator[ReadRecord]:
         """Yield the records of a file's rows, in order."""
@@ -128,7 +130,7 @@ class SourceReader:
             self._refuse(row, refused, count)
             return None
         count.used += 1
-        count.shapes[self._shape.name] += 1
+        count.shapes[self._shape_name] += 1
         return record
 
     def _make_record(self, row: Row, count: FileCount) -> ReadRecord:
@@ -146,7 +148,9 @@ class SourceReader:
         )
         if self._config.normalise != "none":
             messages = self._normalise(messages, count)
-        category, language, label = [read_note(values, self._mapping.get(note, note)) for note in _NOTES]
+        category, language, label = [
+            read_note(values, column) if values.get(column) is not None else "" for column in self._notes
+        ]
         digest = hashlib.sha256(orjson.dumps([[role, content] for role, content in messages])).digest()
         return ReadRecord(digest, messages, (category, language, label), count.name, row.line)
 
@@ -156,7 +160,7 @@ class SourceReader:
             count.columns.update(dict.fromkeys(map(str, keys)))
         self._keys = ()
         self._shape = detect_shape(values, mapping=self._mapping, needs_answer=self._needs_answer)
-        self._keys = keys
+        self._keys, self._shape_name = keys, self._shape.name
 
     def _normalise(self, messages: tuple[Turn, ...], count: FileCount) -> tuple[Turn, ...]:
         form: Any = self._config.normalise

@@ -50,12 +50,14 @@ def run(folder: Path, out: Path, processes: int) -> dict[str, int]:
     disable_caching()
     files = sorted(str(path) for path in folder.glob("*.jsonl"))
     many = processes if processes > 1 else None
-    rows = load_dataset(
-        "json", data_files=files, split="train", num_proc=many, cache_dir=str(out / "cache")
-    )
+    rows = load_dataset("json", data_files=files, split="train", num_proc=many, cache_dir=str(out / "cache"))
     total = len(rows)
     rows = rows.map(
-        read_batch, batched=True, num_proc=many, remove_columns=["prompt", "completion"], load_from_cache_file=False
+        read_batch,
+        batched=True,
+        num_proc=many,
+        remove_columns=["prompt", "completion"],
+        load_from_cache_file=False,
     )
     refused = rows.filter(
         lambda reasons: [bool(one) for one in reasons], input_columns="reason", batched=True, num_proc=many

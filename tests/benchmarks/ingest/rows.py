@@ -6,11 +6,41 @@ import json
 import random
 from pathlib import Path
 
-_ENGLISH = (
-    "river paper window garden number silver copper winter summer teacher market engine bottle yellow purple"
-    " answer letter doctor kitchen orange valley bridge camera planet pocket singer pepper butter forest island"
-).split()
-_JAPANESE = "川は静かに流れ山は高く空は青い本を読む人が駅で待つ春の風と秋の月を見て歌う町の古い橋を渡る朝".strip()
+_ENGLISH = [
+    "river",
+    "paper",
+    "window",
+    "garden",
+    "number",
+    "silver",
+    "copper",
+    "winter",
+    "summer",
+    "teacher",
+    "market",
+    "engine",
+    "bottle",
+    "yellow",
+    "purple",
+    "answer",
+    "letter",
+    "doctor",
+    "kitchen",
+    "orange",
+    "valley",
+    "bridge",
+    "camera",
+    "planet",
+    "pocket",
+    "singer",
+    "pepper",
+    "butter",
+    "forest",
+    "island",
+]
+_JAPANESE = (
+    "川は静かに流れ山は高く空は青い本を読む人が駅で待つ春の風と秋の月を見て歌う町の古い橋を渡る朝".strip()
+)
 BAD_EVERY, REPEATED_EVERY, JAPANESE_EVERY = 97, 19, 5
 
 
