@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers bench-efficacy docs lint
+.PHONY: help setup demo test test-slow test-containers bench-efficacy bench-ingest fuzz docs lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +34,12 @@ test-containers: setup ## Build the image and run the pipeline in containers, wh
 
 bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
 	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)
+
+bench-ingest: setup ## Measure reading of 10 million rows beside datasets; OUT=folder (35 GB), ROWS=number
+	$(BIN)/python -m tests.benchmarks.ingest $(or $(OUT),bench-ingest) --rows $(or $(ROWS),10000000)
+
+fuzz: setup ## Give 50,000 malformed inputs to every parser; INPUTS=number
+	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),50000)
 
 docs: setup ## Write each component's README and metadata from its docstring
 	$(BIN)/python .ci/describe_components.py

@@ -1,7 +1,7 @@
 """Measure ingestion: ``make bench-ingest OUT=folder`` or ``python -m tests.benchmarks.ingest OUT --rows N``.
 
-Writes ``results.jsonl``, one line a run as it ends, and ``summary.json``. Rows and datasets lie below the folder
-and are removed when they are no longer needed; at 10 million rows this takes up to 35 GB for a while.
+Writes ``results.jsonl``, one line a run as it ends, and ``summary.json``. Rows and datasets lie below the
+folder and are removed when they are no longer needed; at 10 million rows this takes up to 35 GB for a while.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=2, help="of the comparison at full size")
+    parser.add_argument("--processors", type=int, default=2, help="that all runs are confined to")
     given = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.processors])
     given.out.mkdir(parents=True, exist_ok=True)
     work, results = given.out / "work", []
     sizes = sorted({given.rows // 100, given.rows // 10, given.rows})

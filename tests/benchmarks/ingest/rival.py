@@ -1,7 +1,7 @@
-"""The same work with `datasets`: load_dataset, map, filter, save_to_disk; run as ``rival.py FOLDER OUT PROCESSES``.
+"""The same work with `datasets`: load_dataset, map, filter, save_to_disk; ``rival.py FOLDER OUT PROCESSES``.
 
-It checks, hashes and splits rows as `ingest_data` does, drops equal rows and keeps the refused ones apart. The
-functions are the plainest that do this, in batches, with the same JSON and hash libraries.
+It checks, hashes and splits rows as `ingest_data` does, drops equal rows and keeps the refused ones apart.
+The functions are the plainest that do this, in batches, with the same JSON and hash libraries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _fold(text: str) -> str:
 
 
 def read_batch(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Check rows and give their messages, content id, held-out mark and the reason for which each is refused."""
+    """Check rows; give messages, content id, held-out mark and the reason why each is refused, if it is."""
     found: dict[str, list[Any]] = {"id": [], "messages": [], "held_out": [], "reason": []}
     for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True):
         reason = ""

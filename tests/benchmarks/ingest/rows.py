@@ -6,38 +6,10 @@ import json
 import random
 from pathlib import Path
 
-_ENGLISH = [
-    "river",
-    "paper",
-    "window",
-    "garden",
-    "number",
-    "silver",
-    "copper",
-    "winter",
-    "summer",
-    "teacher",
-    "market",
-    "engine",
-    "bottle",
-    "yellow",
-    "purple",
-    "answer",
-    "letter",
-    "doctor",
-    "kitchen",
-    "orange",
-    "valley",
-    "bridge",
-    "camera",
-    "planet",
-    "pocket",
-    "singer",
-    "pepper",
-    "butter",
-    "forest",
-    "island",
-]
+_ENGLISH = (
+    "river paper window garden number silver copper winter summer teacher market engine bottle yellow purple"
+    " answer letter doctor kitchen orange valley bridge camera planet pocket singer pepper butter forest"
+).split(" ")
 _JAPANESE = (
     "川は静かに流れ山は高く空は青い本を読む人が駅で待つ春の風と秋の月を見て歌う町の古い橋を渡る朝".strip()
 )
