@@ -9,10 +9,8 @@ from pathlib import Path
 _ENGLISH = (
     "river paper window garden number silver copper winter summer teacher market engine bottle yellow purple"
     " answer letter doctor kitchen orange valley bridge camera planet pocket singer pepper butter forest"
-).split(" ")
-_JAPANESE = (
-    "川は静かに流れ山は高く空は青い本を読む人が駅で待つ春の風と秋の月を見て歌う町の古い橋を渡る朝".strip()
 )
+_JAPANESE = "川は静かに流れ山は高く空は青い本を読む人が駅で待つ春の風と秋の月を見て歌う町の古い橋を渡る朝"
 BAD_EVERY, REPEATED_EVERY, JAPANESE_EVERY = 97, 19, 5
 
 
@@ -50,7 +48,7 @@ def _write_file(
 
 
 def _sentence(random_: random.Random) -> str:
-    return " ".join(random_.choices(_ENGLISH, k=16)).capitalize() + "."
+    return " ".join(random_.choices(_ENGLISH.split(), k=16)).capitalize() + "."
 
 
 def write_small_sources(folder: Path) -> dict[str, str]:
