@@ -115,7 +115,7 @@ def _read_batches(
     number = 0
     try:
         for batch in batches():
-            batch.validate()
+            batch.validate(full=True)
             for values in _take_apart(batch, limits):
                 number += 1
                 yield values._replace(line=number)
