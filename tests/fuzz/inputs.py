@@ -111,7 +111,9 @@ VALUES = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=4)),
     max_leaves=12,
 )
-_COLUMNS = "messages conversations instruction input output prompt completion question answer goal target tools label"
+_COLUMNS = (
+    "messages conversations instruction input output prompt completion question answer goal target tools"
+)
 _KEYS = "role from content value tool_calls function_call name"
 _WHO = "system user human assistant gpt tool function observation function_call"
 _TURN = st.dictionaries(
@@ -130,8 +132,8 @@ def settings_like(names: list[str]) -> Any:
 
 
 _PIECES = (
-    "file:// s3:// https:// hf://datasets/ http:// / // .. . ../ %2e%2e %2F %00 \0 ? # * ** [ ] [a] ~ ~root @ :"
-    " \\ a b.jsonl c.csv.gz 169.254.169.254 [::1] localhost bucket"
+    "file:// s3:// https:// hf://datasets/ http:// / // .. . ../ %2e%2e %2F %00 \0 ? # * ** [ ] [a] ~ ~root"
+    " @ : \\ a b.jsonl c.csv.gz 169.254.169.254 [::1] localhost bucket"
 )
 URIS = st.one_of(
     TEXT,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from secvec.components.evaluate_harm.config import EvaluationConfig
 from secvec.components.fine_tune_guarded.config import FineTuneConfig
 from secvec.components.gate_promotion.policy import load_policy
 from secvec.components.ingest_data import hub
-from secvec.components.ingest_data.config import IngestConfig, Limits, Sources
+from secvec.components.ingest_data.config import Encoding, IngestConfig, Limits, Sources
 from secvec.components.ingest_data.files import SourceFile, bring_file, find_files
 from secvec.components.ingest_data.quarantine import RowRefused
 from secvec.components.ingest_data.rows import open_rows
@@ -152,9 +152,7 @@ TARGETS = [
     Target("rows", inputs.ROWS, _read_row, errors=(RowRefused,), share=3),
     Target(
         "encodings",
-        st.tuples(
-            st.sampled_from(["utf-16", "cp932", "euc_jp", "iso2022_jp", "cp1252"]), st.binary(max_size=200)
-        ),
+        st.tuples(st.sampled_from(get_args(Encoding)), st.binary(max_size=200)),
         lambda found, folder: (
             (folder / "in").write_bytes(found[1]),
             recode(folder / "in", found[0], folder / "out", where="x"),
