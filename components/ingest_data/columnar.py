@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
-from pyarrow import ipc, parquet
+from pyarrow import compute, ipc, parquet
 
 from secvec.components.ingest_data.config import Limits
 from secvec.components.ingest_data.quarantine import RowRefused
@@ -42,7 +43,9 @@ def open_table(path: Path, file_format: str, *, where: str, limits: Limits) -> t
         check_header(schema.names, where=where, limits=limits)
     except _BROKEN as error:
         raise _unreadable(file_format, str(error), where=where) from None
-    return total, _read_batches(batches, file_format, where=where, limits=limits)
+    # Below 256 MiB any ratio goes: a short table of equal rows packs to very little.
+    most = min(limits.max_unpacked_bytes, max(256 << 20, path.stat().st_size * limits.max_ratio))
+    return total, _read_batches(batches, file_format, most=most, where=where, limits=limits)
 
 
 def _open_parquet(path: Path, *, where: str, limits: Limits) -> tuple[Any, int, Callable[[], Iterator[Any]]]:
@@ -110,23 +113,31 @@ def _open_arrow(path: Path, *, where: str, limits: Limits) -> tuple[Any, int, Ca
 
 
 def _read_batches(
-    batches: Callable[[], Iterator[Any]], file_format: str, *, where: str, limits: Limits
+    batches: Callable[[], Iterator[Any]], file_format: str, *, most: float, where: str, limits: Limits
 ) -> Iterator[Row]:
-    number = 0
+    number, unpacked = 0, 0
     try:
         for batch in batches():
             batch.validate(full=True)
-            for values in _take_apart(batch, limits):
+            sizes = _measure_rows(batch, limits)
+            unpacked += int(sizes.sum())
+            if unpacked > most:
+                raise SecvecError(
+                    f"unpacks to more than {most:.0f} bytes by row {number + batch.num_rows}",
+                    where=where,
+                    accepted=f"at most limits.max_ratio = {limits.max_ratio:g} and "
+                    f"limits.max_unpacked_bytes = {limits.max_unpacked_bytes}",
+                )
+            for row in _take_apart(batch, sizes, limits):
                 number += 1
-                yield values._replace(line=number)
+                yield row._replace(line=number)
     except _BROKEN as error:
         raise _unreadable(file_format, str(error), where=where, after=number) from None
 
 
-def _take_apart(batch: Any, limits: Limits) -> Iterator[Row]:
+def _take_apart(batch: Any, sizes: Any, limits: Limits) -> Iterator[Row]:
     """Yield a batch's rows: at once where that takes little memory, else one by one."""
-    plain, repeated = _measure(batch)
-    if plain + batch.num_rows * repeated <= _AT_ONCE and plain + repeated <= limits.max_row_bytes:
+    if sizes.sum() <= _AT_ONCE and sizes.max(initial=0) <= limits.max_row_bytes:
         try:
             rows = batch.to_pylist()
         except UnicodeDecodeError:
@@ -134,12 +145,11 @@ def _take_apart(batch: Any, limits: Limits) -> Iterator[Row]:
         else:
             yield from (Row(0, values) for values in rows)
             return
-    for index in range(batch.num_rows):
-        yield _read_row(batch.slice(index, 1), limits)
+    for index, size in enumerate(sizes.tolist()):
+        yield _read_row(batch.slice(index, 1), size, limits)
 
 
-def _read_row(batch: Any, limits: Limits) -> Row:
-    size = sum(_measure_one(column) for column in batch.columns)
+def _read_row(batch: Any, size: int, limits: Limits) -> Row:
     if size > limits.max_row_bytes:
         return Row(0, {}, f"columns {', '.join(batch.schema.names)}"[:4096], too_long(size, limits))
     try:
@@ -149,18 +159,32 @@ def _read_row(batch: Any, limits: Limits) -> Row:
         return Row(0, {}, raw, RowRefused("not_utf8", f"byte {error.start + 1}: {error.reason}"))
 
 
-def _measure(batch: Any) -> tuple[int, int]:
-    """Give the bytes of all plain columns, and those that each row may repeat out of dictionaries."""
-    repeated = [c for c in batch.columns if pyarrow.types.is_dictionary(c.type)]
-    plain = sum(c.nbytes for c in batch.columns) - sum(c.nbytes for c in repeated)
-    return plain, sum(c.dictionary.nbytes for c in repeated)
+def _measure_rows(batch: Any, limits: Limits) -> Any:
+    """Give the bytes of each row's texts once it is taken apart, as an array."""
+    sizes = numpy.zeros(batch.num_rows, numpy.int64)
+    for column in batch.columns:
+        kind = column.type
+        if pyarrow.types.is_dictionary(kind) and _is_text(kind.value_type):
+            lengths = compute.binary_length(column.dictionary).take(column.indices)
+        elif _is_text(kind):
+            lengths = compute.binary_length(column)
+        elif column.nbytes > limits.max_row_bytes:
+            sizes += [column.slice(index, 1).nbytes for index in range(batch.num_rows)]
+            continue
+        else:
+            continue
+        sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(numpy.int64)
+    return sizes
 
 
-def _measure_one(column: Any) -> int:
-    if not pyarrow.types.is_dictionary(column.type):
-        return int(column.nbytes)
-    index = column.indices[0].as_py()
-    return 0 if index is None else int(column.dictionary.slice(index, 1).nbytes)
+def _is_text(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
 
 
 def _unreadable(file_format: str, problem: str, *, where: str, after: int | None = None) -> SecvecError:

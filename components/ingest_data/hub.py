@@ -58,12 +58,12 @@ def download(uri: str, path: Path) -> None:
     Raises:
         SecvecError: The hub cannot be reached, or has no such file.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi
 
     place = _parse(uri)
     folder = path.with_name(f"{path.name}.hub")
     try:
-        found = hf_hub_download(
+        found = HfApi().hf_hub_download(
             place.repo, place.path, repo_type="dataset", revision=place.revision or None, local_dir=folder
         )
         shutil.move(found, path)

@@ -71,7 +71,8 @@ def _split_items(path: Path, *, where: str, limits: Limits) -> Iterator[tuple[by
                     where=where,
                     accepted=f"items of at most limits.max_row_bytes = {limits.max_row_bytes}",
                 )
-            if not (block := stream.read(_BLOCK)):
+            # A long string is looked through anew with each block: growing ones keep that linear.
+            if not (block := stream.read(max(_BLOCK, len(buffer)))):
                 raise _malformed(f"it ends within item {count + 1}", where=where)
             buffer += block
 
