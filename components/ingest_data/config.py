@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
@@ -131,6 +131,31 @@ class IngestConfig(Settings):
         default="keep",
         description="training rows with the same messages as an earlier one: keep, or drop into a list",
     )
+    near_duplicates: Literal["off", "count", "drop"] = Field(
+        default="count",
+        description="training rows nearly like an earlier one (MinHash): off, count, or drop into a list",
+    )
+    near_threshold: float = Field(
+        default=0.85,
+        ge=0.5,
+        le=1,
+        description="least estimated share of common runs of three tokens of near duplicates, from 0.5 to 1",
+    )
+    ngram_tokens: int = Field(
+        default=13,
+        ge=0,
+        le=64,
+        description="length in tokens of the runs by which sources are compared, 0 for none, at most 64",
+    )
+    tokenizer: str = Field(
+        default="", description="URI of the folder of the model's tokenizer.json, to count tokens; or nothing"
+    )
+    max_tokens: int = Field(
+        default=0, ge=0, description="rows of more tokens are over-long; 0 for no bound; needs tokenizer"
+    )
+    over_long: Literal["count", "quarantine"] = Field(
+        default="count", description="what becomes of over-long rows: count (and use) or quarantine"
+    )
     limits: Limits = Field(default_factory=Limits, description="what one file may ask of the machine")
     workers: int = Field(
         default=0, ge=0, le=256, description="processes that read at once; 0 for one per processor"
@@ -139,6 +164,12 @@ class IngestConfig(Settings):
     def content(self) -> dict[str, Any]:
         """Give the settings that the dataset depends on: all but the number of workers."""
         return self.model_dump(mode="json", exclude={"workers"})
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.max_tokens and not self.tokenizer:
+            raise ValueError("max_tokens is given without tokenizer")
+        return self
 
     @field_validator("columns")
     @classmethod

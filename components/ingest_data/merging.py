@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy
 import orjson
 
 from secvec.components.ingest_data.config import IngestConfig, SourceName
+from secvec.components.ingest_data.figures import Figures
+from secvec.components.ingest_data.near import find_near
+from secvec.components.ingest_data.ngrams import merge_ngrams
 from secvec.components.ingest_data.overlap import Overlap
 from secvec.components.ingest_data.row_index import Repeats, find_repeats, index_path, read_lines, read_splits
 from secvec.components.ingest_data.shards import QUARANTINE, Account
@@ -32,7 +36,10 @@ class SourceResult:
         distinct_rows: Different rows among those that can be used.
         distinct_prompts: Different prompts among them.
         content: sha256 (hex) of all sorted content ids: the same for the same rows in any order.
-        dropped: Rows that are not used because an earlier one says the same.
+        dropped: Rows that are not used because an earlier one says the same, or nearly so.
+        near: Rows that are nearly like an earlier one, used or not; None where they were not looked for.
+        ngram_rows: Rows that share a run of tokens with what an earlier source asks.
+        figures: What the rows look like.
         splits: Rows and digest of each of its files in the dataset.
     """
 
@@ -45,6 +52,9 @@ class SourceResult:
     distinct_prompts: int = 0
     content: str = ""
     dropped: int = 0
+    near: int | None = None
+    ngram_rows: Counter[SourceName] = field(default_factory=Counter)
+    figures: Figures = field(default_factory=Figures)
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -65,6 +75,8 @@ class SourceResult:
             self.counts[file].add(account.count)
         for name, overlap in account.overlaps.items():
             self.overlaps.setdefault(name, Overlap()).add(overlap)
+        self.ngram_rows.update(account.ngram_rows)
+        self.figures.add(account.figures)
         self.shards.append((folder, account))
 
 
@@ -80,18 +92,14 @@ def write_source(result: SourceResult, folder: Path, quarantine: BinaryIO, *, co
     repeats = find_repeats(folders, "rows")
     result.distinct_rows, result.content = repeats.distinct, repeats.digest
     result.distinct_prompts = find_repeats(folders, "prompts").distinct
-    drop = config.duplicates == "drop" and result.name == "training_data"
-    if drop:
-        result.dropped = len(repeats.record)
-        _list_duplicates(folder / DUPLICATES_FILE, result, repeats)
+    drop = _find_dropped(folder, result, repeats, config) if result.name == "training_data" else {}
     names = split_files(result.name, config)
     with ExitStack() as stack:
         writers = {name: SplitWriter(folder / name) for name in names}
         for writer in writers.values():
             stack.callback(writer.close)
         for number, shard in enumerate(folders):
-            repeated = repeats.in_shard(number) if drop else ()
-            _copy_shard(shard, list(writers.values()), names, repeated)
+            _copy_shard(shard, list(writers.values()), names, drop.get(number, ()))
         check_parts(result.name, (writer.rows for writer in writers.values()))
         result.splits = {name: writer.close() for name, writer in writers.items()}
 
@@ -118,7 +126,35 @@ def write_known(result: SourceResult, work: Path, *, limit: int, before: int) ->
     with path.open("wb") as stream:
         for shard, _ in result.shards:
             stream.write(index_path(shard).read_bytes())
+    merge_ngrams([shard for shard, _ in result.shards], path.with_suffix(".ngrams"))
     return path
+
+
+def _find_dropped(
+    folder: Path, result: SourceResult, repeats: Repeats, config: IngestConfig
+) -> dict[int, Any]:
+    """Find which records of each shard are dropped, and list them in the dataset's folder."""
+    shards = [shard for shard, _ in result.shards]
+    starts = numpy.cumsum([0, *(len(read_splits(shard)) for shard in shards)])
+    again = starts[repeats.shard] + repeats.record
+    first = starts[repeats.first_shard] + repeats.first_record
+    listed = [("exact", again, first, numpy.ones(len(again)))] if config.duplicates == "drop" else []
+    if config.near_duplicates != "off":
+        repeated = numpy.zeros(int(starts[-1]), bool)
+        repeated[again] = True
+        near = find_near(shards, again=repeated, threshold=config.near_threshold)
+        result.near = len(near.later)
+        if config.near_duplicates == "drop":
+            listed.append(("near", *near))
+    if not listed:
+        return {}
+    _list_duplicates(folder / DUPLICATES_FILE, result, starts, listed)
+    rows = numpy.sort(numpy.concatenate([later for _, later, _, _ in listed]).astype(numpy.int64))
+    result.dropped = len(rows)
+    bounds = numpy.searchsorted(rows, starts)
+    return {
+        number: rows[bounds[number] : bounds[number + 1]] - starts[number] for number in range(len(shards))
+    }
 
 
 def _copy_shard(shard: Path, writers: list[SplitWriter], names: tuple[str, ...], repeated: Any) -> None:
@@ -133,28 +169,38 @@ def _copy_shard(shard: Path, writers: list[SplitWriter], names: tuple[str, ...],
         writer.copy(shard / name, keep[splits == number])
 
 
-def _list_duplicates(path: Path, result: SourceResult, repeats: Repeats) -> None:
+def _list_duplicates(
+    path: Path, result: SourceResult, starts: Any, listed: list[tuple[str, Any, Any, Any]]
+) -> None:
     """Write one line for each dropped row: where it was, and which row says the same."""
-    order = numpy.lexsort((repeats.record, repeats.shard))
     with path.open("wb") as stream:
-        for at in range(0, len(order), 1 << 16):
-            block = order[at : at + (1 << 16)]
-            rows = _name_rows(result, repeats.shard[block], repeats.record[block])
-            first = _name_rows(result, repeats.first_shard[block], repeats.first_record[block])
-            stream.writelines(
-                orjson.dumps(
-                    {"source": source, "line": line, "kind": "exact", "of_source": of, "of_line": of_line},
-                    option=orjson.OPT_APPEND_NEWLINE,
-                )
-                for (source, line), (of, of_line) in zip(rows, first, strict=True)
-            )
+        for kind, later, earlier, similarity in listed:
+            order = numpy.argsort(later, kind="stable")
+            for at in range(0, len(order), 1 << 16):
+                block = order[at : at + (1 << 16)]
+                rows = _name_rows(result, starts, later[block])
+                first = _name_rows(result, starts, earlier[block])
+                for (source, line), (of, of_line), like in zip(rows, first, similarity[block], strict=True):
+                    found = {
+                        "source": source,
+                        "line": line,
+                        "kind": kind,
+                        "of_source": of,
+                        "of_line": of_line,
+                    }
+                    if kind == "near":
+                        found["similarity"] = float(like)
+                    stream.write(orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _name_rows(result: SourceResult, shards: Any, records: Any) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = [("", 0)] * len(records)
-    for number in numpy.unique(shards):
-        shard, account = result.shards[int(number)]
+def _name_rows(result: SourceResult, starts: Any, rows: Any) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = [("", 0)] * len(rows)
+    shards = numpy.searchsorted(starts, rows, side="right") - 1
+    for number in numpy.unique(shards).tolist():
+        shard, account = result.shards[number]
         at = numpy.flatnonzero(shards == number)
-        for index, line in zip(at.tolist(), read_lines(shard, records[at]).tolist(), strict=True):
+        for index, line in zip(
+            at.tolist(), read_lines(shard, rows[at] - starts[number]).tolist(), strict=True
+        ):
             found[index] = (account.count.name, line)
     return found

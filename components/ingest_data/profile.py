@@ -39,6 +39,11 @@ def describe_dataset(
                 for file in extra
             },
         },
+        "ngram_overlap": {
+            name: {earlier: results[name].ngram_rows[earlier] for earlier in results[name].overlaps}
+            for name in ordered
+            if config.ngram_tokens
+        },
         "overlap": {
             name: {
                 earlier: {"same_rows": overlap.same_rows, "same_prompts": overlap.same_prompts}
@@ -59,6 +64,9 @@ def _describe_source(result: SourceResult) -> dict[str, Any]:
         "distinct_rows": result.distinct_rows,
         "distinct_prompts": result.distinct_prompts,
         "content": f"sha256:{result.content}",
+        "near_duplicates": result.near,
+        "over_long": sum(count.over_long for count in result.counts),
+        "figures": result.figures.describe(),
         "normalised": sum(count.normalised for count in result.counts),
         "ignored_files": result.ignored,
         "files": [_describe_file(count) for count in result.counts],

@@ -20,6 +20,7 @@ Reason = Literal[
     "empty_text",
     "no_answer",
     "tool_turn",
+    "over_long",
 ]
 
 _RAW_CHARACTERS = 500

@@ -22,7 +22,7 @@ from secvec.components.ingest_data.hub import is_hub_uri
 from secvec.components.ingest_data.merging import SourceResult
 from secvec.components.ingest_data.overlap import refuse_evaluation
 from secvec.components.ingest_data.rows import is_json_lines
-from secvec.components.ingest_data.shards import SHARD_BYTES, Account, Shard, read_shard, split_lines
+from secvec.components.ingest_data.shards import SHARD_BYTES, Account, Job, Shard, read_shard, split_lines
 from secvec.components.ingest_data.sources import check_file_count, check_source_counts
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import digest_file
@@ -184,6 +184,6 @@ def count_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def choose_reader(work: Path, known: tuple[tuple[SourceName, Path], ...], config: IngestConfig) -> Read:
+def make_reader(job: Job) -> Read:
     """Give the function that reads one shard; it can be sent to other processes."""
-    return partial(read_shard, work=work, known=known, config=config)
+    return partial(read_shard, job=job)

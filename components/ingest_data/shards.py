@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from secvec.components.ingest_data.config import IngestConfig, SourceName
+from secvec.components.ingest_data.figures import Figures
+from secvec.components.ingest_data.near import SIGNATURES, sign_text
+from secvec.components.ingest_data.ngrams import KnownNgrams, load_ngrams, number_ngrams, write_ngrams
 from secvec.components.ingest_data.overlap import Overlap, asked_fingerprints, fingerprint, load_known
 from secvec.components.ingest_data.row_index import IndexWriter, digest_of
 from secvec.components.ingest_data.rows import Span, open_rows
@@ -58,12 +63,30 @@ class Shard:
         """How many bytes it has on this machine."""
         return self.span.end - self.span.start if self.span else self.path.stat().st_size
 
-    def key(self, known: tuple[tuple[SourceName, Path], ...], config: IngestConfig) -> str:
+    def key(self, job: Job) -> str:
         """Give the name of what reading it makes, by all that this depends on."""
         first = self.span.first_line if self.span else 0
-        compared = [[name, path.name] for name, path in known]
-        parts = [self.source, self.name, self.format, self.digest, first, compared, config.content()]
+        compared = [[name, path.name] for name, path in job.known]
+        parts = [self.source, self.name, self.format, self.digest, first, compared, job.config.content()]
+        parts.append(job.tokenizer.name if job.tokenizer else "")
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the shards of one source have in common.
+
+    Attributes:
+        work: Where each shard gets a folder.
+        known: What earlier sources hold, by source.
+        tokenizer: The model's tokenizer, where tokens are counted; its name is its digest.
+        config: How rows are read.
+    """
+
+    work: Path
+    known: tuple[tuple[SourceName, Path], ...]
+    tokenizer: Path | None
+    config: IngestConfig
 
 
 class Account(BaseModel):
@@ -72,12 +95,16 @@ class Account(BaseModel):
     Attributes:
         count: The rows of this part of the file.
         overlaps: What they share with earlier sources.
+        ngram_rows: How many of them share a run of tokens with what an earlier source asks.
+        figures: What they look like.
         sizes: Bytes of each file that was written.
         digest: sha256 (hex) of the index of its records.
     """
 
     count: FileCount
     overlaps: dict[SourceName, Overlap]
+    ngram_rows: Counter[SourceName]
+    figures: Figures
     sizes: dict[str, int]
     digest: str
 
@@ -111,9 +138,7 @@ def split_lines(path: Path, whole: Any, *, size: int = SHARD_BYTES) -> Iterator[
         yield Span(start, at, line), part.hexdigest()
 
 
-def read_shard(
-    shard: Shard, *, work: Path, known: tuple[tuple[SourceName, Path], ...], config: IngestConfig
-) -> tuple[Path, Account]:
+def read_shard(shard: Shard, job: Job) -> tuple[Path, Account]:
     """Read one shard into a folder of its own, unless an earlier run has.
 
     Returns:
@@ -122,12 +147,12 @@ def read_shard(
     Raises:
         SecvecError: The file cannot be read, or is changed meanwhile.
     """
-    folder = work / shard.key(known, config)
+    folder = job.work / shard.key(job)
     account = _recall(folder)
     if account is None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        account = _read_into(folder, shard, known=known, config=config)
+        account = _ShardReader(folder, shard, job).read()
         (folder / ACCOUNT).write_text(account.model_dump_json(), encoding="utf-8")
     return folder, account
 
@@ -145,36 +170,71 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != ACCOUNT}
 
 
-def _read_into(
-    folder: Path, shard: Shard, *, known: tuple[tuple[SourceName, Path], ...], config: IngestConfig
-) -> Account:
-    count = FileCount(name=shard.name, format=shard.format)
-    earlier = load_known(known)
-    overlaps = earlier.no_overlaps()
-    _, rows = open_rows(shard.path, shard.format, where=shard.where, limits=config.limits, span=shard.span)
-    index = IndexWriter()
-    files: list[BinaryIO] = [
-        (folder / name).open("wb", buffering=1 << 20) for name in split_files(shard.source, config)
-    ]
-    share = heldout_share(shard.source, config)
-    try:
-        with (folder / QUARANTINE).open("w", encoding="utf-8", newline="\n") as quarantine:
-            reader = SourceReader(shard.source, config=config, quarantine=quarantine)
+class _ShardReader:
+    """Reads a shard's rows into a folder."""
+
+    def __init__(self, folder: Path, shard: Shard, job: Job) -> None:
+        self._folder, self._shard, self._job, self._config = folder, shard, job, job.config
+        self._share = heldout_share(shard.source, job.config)
+        self._known = load_known(job.known)
+        self._overlaps = self._known.no_overlaps()
+        self._index = IndexWriter()
+        self._figures = Figures()
+        self._length = job.config.ngram_tokens
+        self._ngrams = load_ngrams(job.known) if self._length else None
+        self._asked_ngrams: list[Any] = []
+        self._ngram_rows: Counter[SourceName] = Counter()
+        self._signs = shard.source == "training_data" and job.config.near_duplicates != "off"
+
+    def read(self) -> Account:
+        shard, folder, limits = self._shard, self._folder, self._config.limits
+        count = FileCount(name=shard.name, format=shard.format)
+        _, rows = open_rows(shard.path, shard.format, where=shard.where, limits=limits, span=shard.span)
+        with ExitStack() as stack:
+            names = split_files(shard.source, self._config)
+            files = [stack.enter_context((folder / name).open("wb", buffering=1 << 20)) for name in names]
+            signatures = stack.enter_context((folder / SIGNATURES).open("wb", buffering=1 << 20))
+            quarantine = stack.enter_context((folder / QUARANTINE).open("w", encoding="utf-8", newline="\n"))
+            reader = SourceReader(
+                shard.source, config=self._config, quarantine=quarantine, tokenizer=self._job.tokenizer
+            )
             for record in reader.read(rows, count):
-                asked = asked_fingerprints(record)
-                if record.digest in earlier.rows or not earlier.prompts.isdisjoint(asked):
-                    place = (record.source, record.line)
-                    earlier.compare(overlaps, row=record.digest, asked=asked, place=place)
-                prompt = _fingerprint_prompt(record, asked)
-                split = int(is_held_out(prompt, share=share))
-                index.add(record.digest, prompt, line=record.line, split=split)
-                files[split].write(record.to_bytes())
-    finally:
-        for file in files:
-            file.close()
-    _check_unchanged(shard)
-    index.write(folder)
-    return Account(count=count, overlaps=overlaps, sizes=_sizes(folder), digest=digest_of(folder))
+                files[self._take(record)].write(record.to_bytes())
+                if self._signs:
+                    signatures.write(sign_text(record.messages))
+        _check_unchanged(shard)
+        self._index.write(folder)
+        write_ngrams(folder, self._asked_ngrams)
+        return Account(
+            count=count,
+            overlaps=self._overlaps,
+            ngram_rows=self._ngram_rows,
+            figures=self._figures,
+            sizes=_sizes(folder),
+            digest=digest_of(folder),
+        )
+
+    def _take(self, record: ReadRecord) -> int:
+        """Take in a record and give the number of the split that it belongs to."""
+        place = (record.source, record.line)
+        asked = asked_fingerprints(record)
+        if record.digest in self._known.rows or not self._known.prompts.isdisjoint(asked):
+            self._known.compare(self._overlaps, row=record.digest, asked=asked, place=place)
+        if self._ngrams is not None:
+            self._compare_ngrams(record, self._ngrams)
+        self._figures.look(record.digest, record.messages, place=place, tokens=record.tokens)
+        prompt = _fingerprint_prompt(record, asked)
+        split = int(is_held_out(prompt, share=self._share))
+        self._index.add(record.digest, prompt, line=record.line, split=split)
+        return split
+
+    def _compare_ngrams(self, record: ReadRecord, ngrams: KnownNgrams) -> None:
+        numbers = number_ngrams(record.messages, self._length)
+        self._ngram_rows.update(ngrams.find(numbers))
+        if self._shard.source != "training_data":
+            self._asked_ngrams.append(
+                number_ngrams([turn for turn in record.messages if turn.role == "user"], self._length)
+            )
 
 
 def _fingerprint_prompt(record: ReadRecord, asked: list[bytes]) -> bytes:

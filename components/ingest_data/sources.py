@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import orjson
@@ -21,6 +22,7 @@ from secvec.components.ingest_data.shapes import (
     read_messages,
     read_note,
 )
+from secvec.components.ingest_data.tokens import count_tokens
 from secvec.components.ingest_data.turns import Turn
 from secvec.components.shared.errors import SecvecError
 
@@ -38,6 +40,7 @@ class ReadRecord(NamedTuple):
     notes: tuple[str, str, str]
     source: str
     line: int
+    tokens: int = 0
 
     def to_bytes(self) -> bytes:
         """Give the line of the JSONL file: what a `ChatRecord` writes."""
@@ -67,6 +70,7 @@ class FileCount:
         rows: How many rows it holds.
         used: How many of them became records.
         normalised: How many of these were changed by the Unicode normal form.
+        over_long: How many rows have more tokens than ``max_tokens``, used or not.
         columns: Column names, in the order in which they were met.
         shapes: Used rows by the columns they were read from.
         reasons: Quarantined rows by reason.
@@ -79,6 +83,7 @@ class FileCount:
     rows: int = 0
     used: int = 0
     normalised: int = 0
+    over_long: int = 0
     columns: dict[str, None] = field(default_factory=dict)
     shapes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -89,6 +94,7 @@ class FileCount:
         self.rows += later.rows
         self.used += later.used
         self.normalised += later.normalised
+        self.over_long += later.over_long
         self.columns |= later.columns
         self.shapes.update(later.shapes)
         self.reasons.update(later.reasons)
@@ -102,9 +108,13 @@ class SourceReader:
         name: Which of the step's sources it is.
         config: How rows are read.
         quarantine: Open ``quarantine.jsonl``.
+        tokenizer: The model's tokenizer, where tokens are to be counted.
     """
 
-    def __init__(self, name: SourceName, *, config: IngestConfig, quarantine: TextIO) -> None:
+    def __init__(
+        self, name: SourceName, *, config: IngestConfig, quarantine: TextIO, tokenizer: Path | None = None
+    ) -> None:
+        self._tokenizer = tokenizer
         self.name = name
         self._config = config
         self._mapping: Mapping[Column, str] = config.columns.get(name, {})
@@ -152,7 +162,18 @@ class SourceReader:
             read_note(values, column) if values.get(column) is not None else "" for column in self._notes
         ]
         digest = hashlib.sha256(orjson.dumps([[role, content] for role, content in messages])).digest()
-        return ReadRecord(digest, messages, (category, language, label), count.name, row.line)
+        tokens = self._count_tokens(messages, count) if self._tokenizer else 0
+        return ReadRecord(digest, messages, (category, language, label), count.name, row.line, tokens)
+
+    def _count_tokens(self, messages: tuple[Turn, ...], count: FileCount) -> int:
+        assert self._tokenizer is not None
+        tokens = count_tokens(messages, self._tokenizer)
+        most = self._config.max_tokens
+        if most and tokens > most:
+            count.over_long += 1
+            if self._config.over_long == "quarantine":
+                raise RowRefused("over_long", f"{tokens} tokens, at most max_tokens = {most}")
+        return tokens
 
     def _meet(self, keys: tuple[Any, ...], values: Mapping[str, Any], count: FileCount) -> None:
         """Find out the shape of rows with these columns: mostly all rows of a file have the same."""

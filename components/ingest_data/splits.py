@@ -16,6 +16,7 @@ from secvec.components.shared.errors import SecvecError
 QUARANTINE_FILE = "quarantine.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 PROFILE_FILE = "profile.json"
+PAGE_FILE = "profile.html"
 _SPLIT_FILES: dict[SourceName, tuple[str, ...]] = {
     "training_data": ("training.jsonl",),
     "harmful_seeds": ("seeds.jsonl", "seeds_heldout.jsonl"),
@@ -121,7 +122,7 @@ def check_accounts(
     Args:
         folder: The dataset with all its records.
         read: Rows read by source.
-        dropped: Training rows that were dropped because an earlier one says the same.
+        dropped: Training rows that were dropped because an earlier one says the same, or nearly so.
         config: How the sources were split.
 
     Raises:
@@ -129,7 +130,8 @@ def check_accounts(
     """
     with (folder / QUARANTINE_FILE).open(encoding="utf-8") as stream:
         quarantined = Counter(QuarantinedRow.model_validate_json(line).origin for line in stream)
-    listed = count_lines(folder / DUPLICATES_FILE) if config.duplicates == "drop" else 0
+    dropping = "drop" in (config.duplicates, config.near_duplicates)
+    listed = count_lines(folder / DUPLICATES_FILE) if dropping else 0
     if listed != dropped:
         raise RuntimeError(f"training_data: {dropped} rows are duplicates, {listed} are listed")
     for name, rows in read.items():

@@ -9,8 +9,11 @@ from typing import Any
 from secvec.components.ingest_data.config import EVALUATION, IngestConfig, SourceName, Sources
 from secvec.components.ingest_data.merging import SourceResult, write_empty, write_known, write_source
 from secvec.components.ingest_data.profile import describe_dataset
-from secvec.components.ingest_data.reading import SourcePlan, choose_reader, count_processors, read_source
-from secvec.components.ingest_data.splits import PROFILE_FILE, QUARANTINE_FILE, check_accounts
+from secvec.components.ingest_data.profile_page import render_profile
+from secvec.components.ingest_data.reading import SourcePlan, count_processors, make_reader, read_source
+from secvec.components.ingest_data.shards import Job
+from secvec.components.ingest_data.splits import PAGE_FILE, PROFILE_FILE, QUARANTINE_FILE, check_accounts
+from secvec.components.ingest_data.tokens import bring_tokenizer
 from secvec.components.ingest_data.workplace import keeping_shards
 from secvec.components.shared.artifacts import building, publish
 from secvec.components.shared.finished import input_key
@@ -36,8 +39,8 @@ def ingest_data(*, sources: Sources, store: str, config: IngestConfig) -> Refere
         config: How rows are read, split and refused.
 
     Returns:
-        Reference to a folder with one JSONL file of `ChatRecord` per set, ``quarantine.jsonl`` and
-        ``profile.json``.
+        Reference to a folder with one JSONL file of `ChatRecord` per set, ``quarantine.jsonl``,
+        ``profile.json``, ``profile.html`` and, where rows are dropped, ``duplicates.jsonl``.
 
     Raises:
         SecvecError: A source is missing, empty, of an unknown format or shape, or too bad; no seeds or
@@ -51,6 +54,7 @@ def ingest_data(*, sources: Sources, store: str, config: IngestConfig) -> Refere
         profile = _write_dataset(folder, work, sources=sources, config=config)
         text = json.dumps(profile, indent=2, sort_keys=True, ensure_ascii=False)
         (folder / PROFILE_FILE).write_text(text + "\n", encoding="utf-8")
+        (folder / PAGE_FILE).write_text(render_profile(profile), encoding="utf-8")
         rows = {file: split["rows"] for file, split in profile["splits"].items()}
         reference = publish(folder, kind="dataset", store=store, about={"rows": rows})
     attest(reference, step=STEP, inputs=_list_inputs(profile), parameters=config.model_dump(mode="json"))
@@ -58,6 +62,7 @@ def ingest_data(*, sources: Sources, store: str, config: IngestConfig) -> Refere
 
 
 def _write_dataset(folder: Path, work: Path, *, sources: Sources, config: IngestConfig) -> dict[str, Any]:
+    tokenizer = bring_tokenizer(config.tokenizer, work)
     plans = {name: SourcePlan(name, uris, config=config) for name in _ORDER if (uris := sources.uris(name))}
     results: dict[SourceName, SourceResult] = {}
     splits: dict[str, dict[str, Any]] = {}
@@ -67,7 +72,7 @@ def _write_dataset(folder: Path, work: Path, *, sources: Sources, config: Ingest
             if name not in plans:
                 splits |= write_empty(name, folder, config=config)
                 continue
-            read = choose_reader(work, known, config)
+            read = make_reader(Job(work=work, known=known, tokenizer=tokenizer, config=config))
             workers = config.workers or count_processors()
             result = results[name] = read_source(plans[name], read, config=config, workers=workers)
             write_source(result, folder, quarantine, config=config)
@@ -79,7 +84,8 @@ def _write_dataset(folder: Path, work: Path, *, sources: Sources, config: Ingest
     read_rows = {name: result.rows for name, result in results.items()}
     dropped = sum(result.dropped for result in results.values())
     check_accounts(folder, read_rows, dropped=dropped, config=config)
-    return describe_dataset(folder, results, splits, config=config)
+    profile = describe_dataset(folder, results, splits, config=config)
+    return profile | {"tokenizer": f"sha256:{tokenizer.stem.removeprefix('tokenizer-')}" if tokenizer else ""}
 
 
 def _list_inputs(profile: dict[str, Any]) -> dict[str, str]:
