@@ -143,6 +143,9 @@ inputs.SEEDS["yaml"] = [
     b"a: &x [1, 2]\nb: *x\nc: !!str 1\n",
 ]
 
+_RUN: dict[str, Any] = {name: "x" for name, field in RunConfig.model_fields.items() if field.is_required()}
+_RUN |= {"training_data": ["x"], "policy": {"version": 1, "max_harm_rate": 0.1, "min_utility": 0.5}}
+
 TARGETS = [
     *(
         Target(name, inputs.changed_files(name), _read_file(name), share=3)
@@ -168,7 +171,12 @@ TARGETS = [
     Target("names", inputs.URIS, _name_file),
     Target(
         "run config",
-        st.one_of(inputs.settings_like(list(RunConfig.model_fields)), inputs.changed_files("yaml")),
+        st.one_of(
+            inputs.settings_like(list(RunConfig.model_fields)),
+            inputs.settings_like(list(RunConfig.model_fields)).map(lambda found: _RUN | found),
+            st.tuples(st.sampled_from(list(_RUN)), inputs.URIS).map(lambda pair: _RUN | dict([pair])),
+            inputs.changed_files("yaml"),
+        ),
         _read_yaml(read_run_config),
         share=2,
     ),
