@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.secvec-installed
 TESTS := $(wildcard tests/test_*.py tests/components tests/manifests tests/pipelines tests/faults tests/end_to_end)
 
-.PHONY: help setup demo test test-slow test-containers test-faults bench-efficacy mutation tampers promoters \
-	docs lint
+.PHONY: help setup demo test test-slow test-containers test-faults bench-efficacy bench-ingest fuzz mutation \
+	tampers promoters docs lint
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -55,6 +55,12 @@ tampers: setup ## Tamper 10,000 times with what a promotion leaves, and promote 
 
 promoters: setup ## Let 32 promoters race and die, 200 times; OUT=folder, goes on where it was
 	$(BIN)/python -m tests.benchmarks.promotion $(or $(OUT),bench-promotion)
+
+bench-ingest: setup ## Measure reading of 10 million rows beside datasets; OUT=folder (35 GB), ROWS=number
+	$(BIN)/python -m tests.benchmarks.ingest $(or $(OUT),bench-ingest) --rows $(or $(ROWS),10000000)
+
+fuzz: setup ## Give 50,000 malformed inputs to every parser; INPUTS=number
+	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),50000)
 
 docs: setup ## Write each component's README and metadata from its docstring
 	$(BIN)/python .ci/describe_components.py

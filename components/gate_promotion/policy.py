@@ -177,12 +177,8 @@ def load_policy(path: Path) -> Policy:
     accepted = "a YAML mapping of policy settings with `version: 1`"
     try:
         values = yaml.safe_load(path.read_text())
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:  # ValueError: a date like 2026-13-45
+    # Numbers of thousands of digits and deep nesting are no YAMLError.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SecvecError(f"cannot be read ({error})", where=str(path), accepted=accepted) from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SecvecError("is no policy", where=str(path), accepted=accepted)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
@@ -13,6 +13,8 @@ SourceName = Literal[
     "training_data", "harmful_seeds", "benign_anchors", "harm_prompts", "skill_prompts", "kept_prompts"
 ]
 Column = Literal["messages", "prompt", "context", "completion", "category", "language", "label"]
+
+Encoding = Literal["utf-8", "utf-16", "cp932", "euc_jp", "iso2022_jp", "cp1252", "latin-1"]
 
 EVALUATION: tuple[SourceName, ...] = ("harm_prompts", "skill_prompts", "kept_prompts")
 SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
@@ -49,6 +51,33 @@ class Sources(Settings):
         return uris
 
 
+class Limits(Settings):
+    """What one file may ask of the machine that reads it; a file or row beyond is refused, never read."""
+
+    max_row_bytes: int = Field(
+        default=16 << 20, ge=1024, le=256 << 20, description="longest row, in bytes, from 1024 to 268435456"
+    )
+    max_json_depth: int = Field(
+        default=64, ge=4, le=512, description="deepest nesting of lists and objects in a row, from 4 to 512"
+    )
+    max_columns: int = Field(
+        default=1000, ge=1, le=100_000, description="most columns of a file, from 1 to 100000"
+    )
+    # Chat logs as JSONL pack to a tenth or a twentieth; gzip ends at about 1,000, zstd and Parquet do not.
+    max_ratio: float = Field(
+        default=200, ge=10, description="largest ratio of unpacked to packed bytes, at least 10"
+    )
+    max_unpacked_bytes: int = Field(
+        default=256 << 30, ge=1 << 20, description="largest file once unpacked, in bytes, at least 1048576"
+    )
+    max_files: int = Field(default=10_000, ge=1, description="most files of a folder or pattern, at least 1")
+    max_compared_rows: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="most rows of seeds, anchors and prompts: each training row is compared with all of them",
+    )
+
+
 class IngestConfig(Settings):
     """How rows are read, split and refused."""
 
@@ -78,6 +107,69 @@ class IngestConfig(Settings):
         lt=1,
         description="share of the anchors held out for the certificate, between 0 and 1",
     )
+
+    training_heldout_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of training rows set apart in training_heldout.jsonl, from 0 (none) to below 1",
+    )
+    encodings: dict[SourceName, Encoding] = Field(
+        default_factory=dict,
+        description=f"per source its text encoding: {', '.join(get_args(Encoding))}; UTF-8 if not named",
+    )
+    normalise: Literal["none", "NFC", "NFKC"] = Field(
+        default="none",
+        description="Unicode normal form that all text is brought to: none (as it is), NFC or NFKC",
+    )
+    tool_turns: Literal["text", "quarantine"] = Field(
+        default="text",
+        description="calls of tools and what they gave: text (written into the turns) or quarantine",
+    )
+    # Rows repeated on purpose weigh more in training, so that dropping them is for the user to ask for.
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="training rows with the same messages as an earlier one: keep, or drop into a list",
+    )
+    near_duplicates: Literal["off", "count", "drop"] = Field(
+        default="count",
+        description="training rows nearly like an earlier one (MinHash): off, count, or drop into a list",
+    )
+    near_threshold: float = Field(
+        default=0.85,
+        ge=0.5,
+        le=1,
+        description="least estimated share of common runs of three tokens of near duplicates, from 0.5 to 1",
+    )
+    ngram_tokens: int = Field(
+        default=13,
+        ge=0,
+        le=64,
+        description="length in tokens of the runs by which sources are compared, 0 for none, at most 64",
+    )
+    tokenizer: str = Field(
+        default="", description="URI of the folder of the model's tokenizer.json, to count tokens; or nothing"
+    )
+    max_tokens: int = Field(
+        default=0, ge=0, description="rows of more tokens are over-long; 0 for no bound; needs tokenizer"
+    )
+    over_long: Literal["count", "quarantine"] = Field(
+        default="count", description="what becomes of over-long rows: count (and use) or quarantine"
+    )
+    limits: Limits = Field(default_factory=Limits, description="what one file may ask of the machine")
+    workers: int = Field(
+        default=0, ge=0, le=256, description="processes that read at once; 0 for one per processor"
+    )
+
+    def content(self) -> dict[str, Any]:
+        """Give the settings that the dataset depends on: all but the number of workers."""
+        return self.model_dump(mode="json", exclude={"workers"})
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.max_tokens and not self.tokenizer:
+            raise ValueError("max_tokens is given without tokenizer")
+        return self
 
     @field_validator("columns")
     @classmethod

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from json.encoder import encode_basestring_ascii as quote
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from secvec.components.ingest_data.config import EVALUATION, SourceName
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.records import ChatRecord, Message
+from secvec.components.shared.records import ChatRecord
+
+KNOWN_ROW = 72  # bytes: content id, fingerprint of the prompt, number of its line
 
 
-@dataclass
-class SourceIndex:
-    """What a source holds, for later ones to be compared with.
+class Spoken(Protocol):
+    """A turn: who says what."""
 
-    Attributes:
-        rows: `content_id` of every row, as bytes.
-        prompts: Fingerprint of every prompt, with the line that asks it first.
-    """
-
-    rows: set[bytes] = field(default_factory=set)
-    prompts: dict[bytes, int] = field(default_factory=dict)
-
-    def add(self, record: ChatRecord) -> None:
-        """Take in one record."""
-        self.rows.add(_id_bytes(record))
-        self.prompts.setdefault(prompt_fingerprint(record), record.line)
+    @property
+    def role(self) -> str: ...  # noqa: D102
+    @property
+    def content(self) -> str: ...  # noqa: D102
 
 
-@dataclass
-class Overlap:
+class Overlap(BaseModel):
     """How many rows of one source are also in an earlier one.
 
     Attributes:
@@ -45,45 +42,62 @@ class Overlap:
     same_prompts: int = 0
     first: tuple[str, int, int] | None = None
 
-    def compare(self, record: ChatRecord, asked: Sequence[bytes], earlier: SourceIndex) -> None:
-        """Compare one record, which asks the prompts of the given fingerprints, with the earlier source."""
-        self.same_rows += _id_bytes(record) in earlier.rows
-        lines = [earlier.prompts[prompt] for prompt in asked if prompt in earlier.prompts]
-        if lines:
-            self.same_prompts += 1
-            self.first = self.first or (record.source, record.line, lines[0])
+    def add(self, later: Overlap) -> None:
+        """Take in what was found in rows that come later."""
+        self.same_rows += later.same_rows
+        self.same_prompts += later.same_prompts
+        self.first = self.first or later.first
 
 
-class Comparison:
-    """Compares every source, while its records stream by, with all that came before it.
+class Known:
+    """What the earlier sources hold, for rows to be compared with.
 
     Attributes:
-        indexes: What each source holds.
-        overlaps: By later and earlier source, what they share.
+        prompts: Fingerprints of all that they ask.
+        rows: Content ids of all their rows.
     """
 
-    def __init__(self) -> None:
-        self.indexes: dict[SourceName, SourceIndex] = {}
-        self.overlaps: dict[SourceName, dict[SourceName, Overlap]] = {}
+    def __init__(self, sources: Sequence[tuple[SourceName, Path]]) -> None:
+        self._sources = [(name, *_load_known(path)) for name, path in sources]
+        self.rows = frozenset[bytes]().union(*(rows for _, rows, _ in self._sources))
+        self.prompts = frozenset[bytes]().union(*(prompts for _, _, prompts in self._sources))
 
-    def watch(self, name: SourceName, records: Iterable[ChatRecord]) -> Iterator[ChatRecord]:
-        """Yield a source's records on, and index and compare them.
+    def compare(
+        self,
+        overlaps: dict[SourceName, Overlap],
+        *,
+        row: bytes,
+        asked: Iterable[bytes],
+        place: tuple[str, int],
+    ) -> None:
+        """Count one row, known to share something, for each source that it shares it with."""
+        for name, rows, prompts in self._sources:
+            overlap = overlaps[name]
+            overlap.same_rows += row in rows
+            lines = [prompts[prompt] for prompt in asked if prompt in prompts]
+            if lines:
+                overlap.same_prompts += 1
+                overlap.first = overlap.first or (*place, lines[0])
 
-        Raises:
-            SecvecError: At the end, if a source that is learned from asks prompts of an evaluation source
-                that came before.
-        """
-        overlaps = self.overlaps[name] = {earlier: Overlap() for earlier in self.indexes}
-        index = SourceIndex()
-        for record in records:
-            asked = asked_fingerprints(record)
-            for earlier, overlap in overlaps.items():
-                overlap.compare(record, asked, self.indexes[earlier])
-            index.add(record)
-            yield record
-        self.indexes[name] = index
-        if name not in EVALUATION:
-            _refuse_evaluation(name, overlaps)
+    def no_overlaps(self) -> dict[SourceName, Overlap]:
+        """Give a count of nothing for each earlier source."""
+        return {name: Overlap() for name, _, _ in self._sources}
+
+
+@functools.lru_cache(maxsize=2)
+def load_known(sources: tuple[tuple[SourceName, Path], ...]) -> Known:
+    """Load what the earlier sources hold, once in each process."""
+    return Known(sources)
+
+
+def _load_known(path: Path) -> tuple[set[bytes], dict[bytes, int]]:
+    data = path.read_bytes()
+    rows: set[bytes] = set()
+    prompts: dict[bytes, int] = {}
+    for at in range(0, len(data), KNOWN_ROW):
+        rows.add(data[at : at + 32])
+        prompts.setdefault(data[at + 32 : at + 64], int.from_bytes(data[at + 64 : at + KNOWN_ROW], "little"))
+    return rows, prompts
 
 
 def prompt_fingerprint(record: ChatRecord) -> bytes:
@@ -92,20 +106,27 @@ def prompt_fingerprint(record: ChatRecord) -> bytes:
     Compared are the words of NFC, case-folded text, without the spaces between them; the record's own text
     stays as it is.
     """
-    return _fingerprint(record.prompt)
+    return fingerprint(record.prompt)
 
 
-def asked_fingerprints(record: ChatRecord) -> list[bytes]:
+def asked_fingerprints(record: Any) -> list[bytes]:
     """Return fingerprints of all that a record asks: each user's turn, with and without the turns before."""
     turns = record.messages
+    if len(turns) == 2 and turns[0].role == "user":
+        return [fingerprint(turns[:1])]
     asked = [index for index, turn in enumerate(turns) if turn.role == "user"]
-    found = [_fingerprint(turns[: index + 1]) for index in asked]
-    return found + [_fingerprint(turns[index : index + 1]) for index in asked[1:]]
+    found = [fingerprint(turns[: index + 1]) for index in asked]
+    return found + [fingerprint(turns[index : index + 1]) for index in asked[1:]]
 
 
-def _refuse_evaluation(name: SourceName, overlaps: dict[SourceName, Overlap]) -> None:
+def refuse_evaluation(name: SourceName, overlaps: dict[SourceName, Overlap]) -> None:
+    """Refuse a source that is learned from and asks prompts of an evaluation source.
+
+    Raises:
+        SecvecError: It does; the first place is named.
+    """
     for earlier, overlap in overlaps.items():
-        if earlier in EVALUATION and overlap.first:
+        if name not in EVALUATION and earlier in EVALUATION and overlap.first:
             source, line, prompt_line = overlap.first
             raise SecvecError(
                 f"asks what {earlier} asks in line {prompt_line}, {overlap.same_prompts} such rows in all",
@@ -114,15 +135,17 @@ def _refuse_evaluation(name: SourceName, overlaps: dict[SourceName, Overlap]) ->
             )
 
 
-def _id_bytes(record: ChatRecord) -> bytes:
-    return bytes.fromhex(record.id.removeprefix("sha256:"))
-
-
-def _fingerprint(turns: Sequence[Message]) -> bytes:
-    plain = [[turn.role, _normalise(turn.content)] for turn in turns if turn.role != "system"]
+def fingerprint(turns: Sequence[Spoken]) -> bytes:
+    """Return the fingerprint of turns, as in `prompt_fingerprint`."""
+    if len(turns) == 1 and turns[0].role == "user":
+        return hashlib.sha256(f'[["user", {quote(fold_text(turns[0].content))}]]'.encode()).digest()
+    plain = [[turn.role, fold_text(turn.content)] for turn in turns if turn.role != "system"]
     return hashlib.sha256(json.dumps(plain).encode()).digest()
 
 
-def _normalise(text: str) -> str:
+def fold_text(text: str) -> str:
+    """Return a text as it is compared: case-folded, composed, with single spaces."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     # Folding can undo a composition, so that it comes first.
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

@@ -8,53 +8,68 @@ from pathlib import Path
 from typing import Any
 
 from secvec.components.ingest_data.config import SOURCE_NAMES, IngestConfig, SourceName
-from secvec.components.ingest_data.overlap import Comparison
-from secvec.components.ingest_data.sources import FileCount, SourceReader
-from secvec.components.ingest_data.splits import QUARANTINE_FILE, SPLIT_FILES, count_lines
+from secvec.components.ingest_data.merging import SourceResult
+from secvec.components.ingest_data.sources import FileCount
+from secvec.components.ingest_data.splits import DUPLICATES_FILE, QUARANTINE_FILE, count_lines
 from secvec.components.shared.manifest import digest_file
 
 
 def describe_dataset(
     folder: Path,
-    readers: Mapping[SourceName, SourceReader],
-    comparison: Comparison,
+    results: Mapping[SourceName, SourceResult],
+    splits: Mapping[str, dict[str, Any]],
     *,
     config: IngestConfig,
 ) -> dict[str, Any]:
     """Describe a dataset whose records are all written, as JSON.
 
-    Nothing in it depends on when, where or from which folder or bucket the rows were read.
+    Nothing in it depends on when, where or from which folder or bucket the rows were read, or by how many
+    processes.
     """
-    files = [file for name in SOURCE_NAMES for file in SPLIT_FILES[name]] + [QUARANTINE_FILE]
+    extra = [QUARANTINE_FILE] + [DUPLICATES_FILE] * (folder / DUPLICATES_FILE).exists()
+    ordered = [name for name in SOURCE_NAMES if name in results]
     return {
         "schema": 1,
-        "config": config.model_dump(mode="json"),
-        "sources": {
-            name: _describe_source(readers[name], comparison) for name in SOURCE_NAMES if name in readers
-        },
+        "config": config.content(),
+        "sources": {name: _describe_source(results[name]) for name in ordered},
         "splits": {
-            file: {"rows": count_lines(folder / file), "digest": digest_file(folder / file)} for file in files
+            **splits,
+            **{
+                file: {"rows": count_lines(folder / file), "digest": digest_file(folder / file)}
+                for file in extra
+            },
+        },
+        "ngram_overlap": {
+            name: {earlier: results[name].ngram_rows[earlier] for earlier in results[name].overlaps}
+            for name in ordered
+            if config.ngram_tokens
         },
         "overlap": {
-            later: {
+            name: {
                 earlier: {"same_rows": overlap.same_rows, "same_prompts": overlap.same_prompts}
-                for earlier, overlap in overlaps.items()
+                for earlier, overlap in results[name].overlaps.items()
             }
-            for later, overlaps in comparison.overlaps.items()
+            for name in ordered
         },
     }
 
 
-def _describe_source(reader: SourceReader, comparison: Comparison) -> dict[str, Any]:
-    index = comparison.indexes[reader.name]
+def _describe_source(result: SourceResult) -> dict[str, Any]:
     return {
-        "rows": reader.rows,
-        "used": reader.rows - reader.quarantined,
-        "quarantined": reader.quarantined,
-        "reasons": dict(sum((file.reasons for file in reader.files), Counter[str]())),
-        "distinct_rows": len(index.rows),
-        "distinct_prompts": len(index.prompts),
-        "files": [_describe_file(file) for file in reader.files],
+        "rows": result.rows,
+        "used": result.rows - result.quarantined - result.dropped,
+        "quarantined": result.quarantined,
+        "duplicates": result.dropped,
+        "reasons": dict(sum((count.reasons for count in result.counts), Counter[str]())),
+        "distinct_rows": result.distinct_rows,
+        "distinct_prompts": result.distinct_prompts,
+        "content": f"sha256:{result.content}",
+        "near_duplicates": result.near,
+        "over_long": sum(count.over_long for count in result.counts),
+        "figures": result.figures.describe(),
+        "normalised": sum(count.normalised for count in result.counts),
+        "ignored_files": result.ignored,
+        "files": [_describe_file(count) for count in result.counts],
     }
 
 

@@ -10,6 +10,7 @@ Reason = Literal[
     "malformed_json",
     "malformed_csv",
     "not_utf8",
+    "too_long",
     "not_an_object",
     "wrong_field_count",
     "unknown_columns",
@@ -18,6 +19,8 @@ Reason = Literal[
     "turn_order",
     "empty_text",
     "no_answer",
+    "tool_turn",
+    "over_long",
 ]
 
 _RAW_CHARACTERS = 500

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from secvec.components.ingest_data import tools
 from secvec.components.ingest_data.quarantine import RowRefused
-from secvec.components.shared.records import Message, Role
+from secvec.components.ingest_data.turns import Turn, check_text
+from secvec.components.shared.records import Role
 
 
 class Shape(NamedTuple):
@@ -42,10 +44,14 @@ SHAPES = (
 )
 _ROLES: dict[object, Role] = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
 }
 
 
@@ -82,16 +88,29 @@ def describe_shapes(*, needs_answer: bool) -> str:
     return ", ".join(names)
 
 
-def read_messages(values: Mapping[str, Any], shape: Shape, *, needs_answer: bool) -> tuple[Message, ...]:
+def read_messages(
+    values: Mapping[str, Any], shape: Shape, *, needs_answer: bool, tool_turns: bool = True
+) -> tuple[Turn, ...]:
     """Turn a row into messages: an optional system turn, then user and assistant in turn.
 
-    Contents are taken as they are; nothing is trimmed or normalised.
+    Contents are taken as they are; nothing is trimmed or normalised. Calls of tools and their results become
+    text in these turns, for which chat templates have no common form.
+
+    Args:
+        values: The row's values by column.
+        shape: Which of them hold the conversation.
+        needs_answer: Whether a conversation without an answer is refused.
+        tool_turns: Whether turns with tools are read; else they are refused.
 
     Raises:
         RowRefused: No text, an unknown role, turns out of order, an empty turn, or no answer.
     """
+    if shape.completion and (pair := _read_pair(values, shape)):
+        return pair
     if shape.messages:
-        turns = _read_turns(values[shape.messages], column=shape.messages)
+        turns = _read_turns(values[shape.messages], column=shape.messages, tool_turns=tool_turns)
+        if tool_turns and values.get("tools"):
+            turns = tools.describe_tools(turns, values["tools"])
     else:
         turns = _read_prompt(values, shape)
         answer = values[shape.completion] if shape.completion else None
@@ -99,6 +118,20 @@ def read_messages(values: Mapping[str, Any], shape: Shape, *, needs_answer: bool
             turns += _read_part(answer, "assistant", column=shape.completion)
     _check_turns(turns, needs_answer=needs_answer)
     return tuple(turns)
+
+
+def _read_pair(values: Mapping[str, Any], shape: Shape) -> tuple[Turn, ...] | None:
+    """Read the usual row, a text and its answer, without a detour; None for any other."""
+    prompt, answer = values[shape.prompt], values[shape.completion]
+    if type(prompt) is not str or type(answer) is not str or (shape.context and values.get(shape.context)):
+        return None
+    if not prompt or not answer or prompt.isspace() or answer.isspace():
+        return None
+    if not prompt.isascii():
+        check_text(prompt, column=shape.prompt)
+    if not answer.isascii():
+        check_text(answer, column=shape.completion)
+    return (Turn("user", prompt), Turn("assistant", answer))
 
 
 def read_note(values: Mapping[str, Any], column: str) -> str:
@@ -110,24 +143,24 @@ def read_note(values: Mapping[str, Any], column: str) -> str:
     value = values.get(column)
     if value is None:
         return ""
-    return _check_text(value if isinstance(value, str) else json.dumps(value, default=str), column=column)
+    return check_text(value if isinstance(value, str) else json.dumps(value, default=str), column=column)
 
 
-def _read_prompt(values: Mapping[str, Any], shape: Shape) -> list[Message]:
+def _read_prompt(values: Mapping[str, Any], shape: Shape) -> list[Turn]:
     prompt = values[shape.prompt]
     context = values.get(shape.context) if shape.context else None
     if isinstance(prompt, str) and context not in (None, ""):
-        prompt = f"{prompt}\n\n{_check_text(context, column=shape.context)}"
+        prompt = f"{prompt}\n\n{check_text(context, column=shape.context)}"
     return _read_part(prompt, "user", column=shape.prompt)
 
 
-def _read_part(value: Any, role: Role, *, column: str) -> list[Message]:
+def _read_part(value: Any, role: Role, *, column: str) -> list[Turn]:
     if isinstance(value, list):
         return _read_turns(value, column=column)
-    return [Message(role=role, content=_check_text(value, column=column))]
+    return [Turn(role, check_text(value, column=column))]
 
 
-def _read_turns(value: Any, *, column: str) -> list[Message]:
+def _read_turns(value: Any, *, column: str, tool_turns: bool = False) -> list[Turn]:
     if isinstance(value, str):  # a CSV can hold a list only as JSON
         try:
             value = json.loads(value)
@@ -135,31 +168,22 @@ def _read_turns(value: Any, *, column: str) -> list[Message]:
             raise RowRefused("not_text", f"{column} is neither a list of turns nor JSON of one") from None
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise RowRefused("not_text", f"{column} is no list of turns")
-    turns = []
+    turns: list[Turn] = []
     for number, turn in enumerate(value, start=1):
         role, content = ("from", "value") if turn.get("role") is None else ("role", "content")
-        who = turn.get(role)
+        who, said = turn.get(role), turn.get(content)
+        if tools.is_tool_turn(turn, who):
+            if not tool_turns:
+                raise RowRefused("tool_turn", f"turn {number} of {column} calls or answers as a tool")
+            tools.add_tool_turn(turns, turn, who, said, place=f"turn {number} of {column}")
+            continue
         if not isinstance(who, str) or who not in _ROLES:
             raise RowRefused("unknown_role", f"turn {number} of {column} has role {who!r}")
-        turns.append(
-            Message(
-                role=_ROLES[who], content=_check_text(turn.get(content), column=f"turn {number} of {column}")
-            )
-        )
+        turns.append(Turn(_ROLES[who], check_text(said, column=f"turn {number} of {column}")))
     return turns
 
 
-def _check_text(value: Any, *, column: str) -> str:
-    if not isinstance(value, str):
-        raise RowRefused("not_text", f"{column} is {'missing' if value is None else type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RowRefused("not_utf8", f"{column}, character {error.start + 1}: {error.reason}") from None
-    return value
-
-
-def _check_turns(turns: list[Message], *, needs_answer: bool) -> None:
+def _check_turns(turns: list[Turn], *, needs_answer: bool) -> None:
     """Check what chat templates ask for; most of them fail on anything else."""
     for number, turn in enumerate(turns, start=1):
         if not turn.content.strip():

@@ -1,29 +1,62 @@
-"""One of the step's sources, read file by file into chat records; what cannot be used goes to quarantine."""
+"""Rows of one of the step's sources turned into chat records; what cannot be used goes to quarantine."""
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
-from urllib.parse import unquote, urlsplit
+from typing import Any, NamedTuple, TextIO
 
-from secvec.components.ingest_data.config import Column, SourceName
+import orjson
+
+from secvec.components.ingest_data.config import Column, IngestConfig, SourceName
 from secvec.components.ingest_data.quarantine import RowRefused, quarantine_row
-from secvec.components.ingest_data.rows import Row, check_format, open_rows
-from secvec.components.ingest_data.shapes import describe_shapes, detect_shape, read_messages, read_note
-from secvec.components.shared import https
+from secvec.components.ingest_data.rows import Row
+from secvec.components.ingest_data.shapes import (
+    Shape,
+    describe_shapes,
+    detect_shape,
+    read_messages,
+    read_note,
+)
+from secvec.components.ingest_data.tokens import count_tokens
+from secvec.components.ingest_data.turns import Turn
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.manifest import digest_file
-from secvec.components.shared.progress import Progress
-from secvec.components.shared.records import ChatRecord, content_id
-from secvec.components.shared.storage import download_file, local_path, scheme_of
 
-_SHOWN_REFUSALS = 3
+SHOWN_REFUSALS = 3
 _SHOWN_COLUMNS = 20
+_MOST_COLUMNS = 1000
 _NOTES: tuple[Column, ...] = ("category", "language", "label")
+
+
+class ReadRecord(NamedTuple):
+    """A chat record on its way to the disk; one for each row, so that it is lighter than a `ChatRecord`."""
+
+    digest: bytes
+    messages: tuple[Turn, ...]
+    notes: tuple[str, str, str]
+    source: str
+    line: int
+    tokens: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Give the line of the JSONL file: what a `ChatRecord` writes."""
+        category, language, label = self.notes
+        return orjson.dumps(
+            {
+                "id": f"sha256:{self.digest.hex()}",
+                "messages": [{"role": role, "content": content} for role, content in self.messages],
+                "category": category,
+                "language": language,
+                "label": label,
+                "source": self.source,
+                "line": self.line,
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
 
 
 @dataclass
@@ -32,10 +65,12 @@ class FileCount:
 
     Attributes:
         name: Its name without folder or bucket; a second file of the same name has ``#2`` behind it.
-        format: JSONL, JSON, CSV or Parquet.
+        format: JSONL, JSON, CSV, TSV, Parquet or Arrow, and how it is packed.
         digest: ``sha256:<hex>`` of its bytes.
         rows: How many rows it holds.
         used: How many of them became records.
+        normalised: How many of these were changed by the Unicode normal form.
+        over_long: How many rows have more tokens than ``max_tokens``, used or not.
         columns: Column names, in the order in which they were met.
         shapes: Used rows by the columns they were read from.
         reasons: Quarantined rows by reason.
@@ -47,176 +82,182 @@ class FileCount:
     digest: str = ""
     rows: int = 0
     used: int = 0
+    normalised: int = 0
+    over_long: int = 0
     columns: dict[str, None] = field(default_factory=dict)
     shapes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     first_refusals: list[str] = field(default_factory=list)
 
+    def add(self, later: FileCount) -> None:
+        """Take in what was counted in a later part of the same file."""
+        self.rows += later.rows
+        self.used += later.used
+        self.normalised += later.normalised
+        self.over_long += later.over_long
+        self.columns |= later.columns
+        self.shapes.update(later.shapes)
+        self.reasons.update(later.reasons)
+        self.first_refusals = [*self.first_refusals, *later.first_refusals][:SHOWN_REFUSALS]
+
 
 class SourceReader:
-    """Reads one source once and counts what became of every row.
+    """Reads rows of one source and counts what became of every one.
 
     Args:
         name: Which of the step's sources it is.
-        uris: Its files.
-        mapping: Column names by field where they are not to be detected.
+        config: How rows are read.
         quarantine: Open ``quarantine.jsonl``.
-        max_bad_share: Largest share of its rows that may be quarantined.
+        tokenizer: The model's tokenizer, where tokens are to be counted.
     """
 
     def __init__(
-        self,
-        name: SourceName,
-        uris: Sequence[str],
-        *,
-        mapping: Mapping[Column, str],
-        quarantine: TextIO,
-        max_bad_share: float,
+        self, name: SourceName, *, config: IngestConfig, quarantine: TextIO, tokenizer: Path | None = None
     ) -> None:
+        self._tokenizer = tokenizer
         self.name = name
-        self.files: list[FileCount] = []
-        self._uris = uris
-        self._mapping = mapping
+        self._config = config
+        self._mapping: Mapping[Column, str] = config.columns.get(name, {})
+        self._notes = [self._mapping.get(note, note) for note in _NOTES]
         self._quarantine = quarantine
-        self._max_bad_share = max_bad_share
-        self._needs_answer = name != "harm_prompts"  # what is only asked is judged by what the model says
+        self._needs_answer = needs_answer(name)
+        self._keys: tuple[Any, ...] = ()
+        self._shape, self._shape_name = Shape(), ""
 
-    @property
-    def rows(self) -> int:
-        """How many rows were read."""
-        return sum(file.rows for file in self.files)
+    def read(self, rows: Iterable[Row], count: FileCount) -> Iterator[ReadRecord]:
+        """Yield the records of a file's rows, in order."""
+        self._keys = ()
+        for row in rows:
+            record = self._read_row(row, count)
+            if record is not None:
+                yield record
 
-    @property
-    def quarantined(self) -> int:
-        """How many of them were refused."""
-        return sum(file.reasons.total() for file in self.files)
-
-    def read(self) -> Iterator[ChatRecord]:
-        """Yield the source's records in the order of its files and rows.
-
-        Raises:
-            SecvecError: A file is missing or no file of its format, none of a file's rows can be used, more
-                than `max_bad_share` of the source is refused, a mapped column is nowhere, or no row is there.
-        """
-        for uri in self._uris:
-            check_format(file_name(uri), where=self._place(uri))
-        names: Counter[str] = Counter()
-        for uri in self._uris:
-            name = file_name(uri)
-            names[name] += 1
-            yield from self._read_file(uri, name if names[name] == 1 else f"{name}#{names[name]}")
-        self._check_source()
-
-    def _read_file(self, uri: str, name: str) -> Iterator[ChatRecord]:
-        place = self._place(uri)
-        count = FileCount(name, check_format(file_name(uri), where=place))
-        self.files.append(count)
-        with tempfile.TemporaryDirectory(prefix="secvec-ingest-") as scratch:
-            path = Path(scratch) / "rows"
-            download_file(uri, path)
-            count.digest = digest_file(path)
-            total, rows = open_rows(path, count.format, where=place)
-            progress = Progress(f"read {self.name} {name}", total)
-            for row in rows:
-                record = self._read_row(row, count)
-                progress.move_to(row.line)
-                if record is not None:
-                    yield record
-            if progress.done < total:
-                progress.move_to(total)
-        self._check_file(count, place)
-
-    def _read_row(self, row: Row, count: FileCount) -> ChatRecord | None:
+    def _read_row(self, row: Row, count: FileCount) -> ReadRecord | None:
         count.rows += 1
-        count.columns.update(dict.fromkeys(map(str, row.values)))
         try:
-            record, shape = self._make_record(row, count.name)
+            record = self._make_record(row, count)
         except RowRefused as refused:
             self._refuse(row, refused, count)
             return None
         count.used += 1
-        count.shapes[shape] += 1
+        count.shapes[self._shape_name] += 1
         return record
 
-    def _make_record(self, row: Row, source: str) -> tuple[ChatRecord, str]:
+    def _make_record(self, row: Row, count: FileCount) -> ReadRecord:
         if row.refused is not None:
             raise row.refused
-        shape = detect_shape(row.values, mapping=self._mapping, needs_answer=self._needs_answer)
-        messages = read_messages(row.values, shape, needs_answer=self._needs_answer)
-        category, language, label = (read_note(row.values, self._mapping.get(note, note)) for note in _NOTES)
-        record = ChatRecord(
-            id=content_id(messages),
-            messages=messages,
-            category=category,
-            language=language,
-            label=label,
-            source=source,
-            line=row.line,
+        values = row.values
+        keys = tuple(values)
+        if keys != self._keys:
+            self._meet(keys, values, count)
+        messages = read_messages(
+            values,
+            self._shape,
+            needs_answer=self._needs_answer,
+            tool_turns=self._config.tool_turns == "text",
         )
-        return record, shape.name
+        if self._config.normalise != "none":
+            messages = self._normalise(messages, count)
+        category, language, label = [
+            read_note(values, column) if values.get(column) is not None else "" for column in self._notes
+        ]
+        digest = hashlib.sha256(orjson.dumps([[role, content] for role, content in messages])).digest()
+        tokens = self._count_tokens(messages, count) if self._tokenizer else 0
+        return ReadRecord(digest, messages, (category, language, label), count.name, row.line, tokens)
+
+    def _count_tokens(self, messages: tuple[Turn, ...], count: FileCount) -> int:
+        assert self._tokenizer is not None
+        tokens = count_tokens(messages, self._tokenizer)
+        most = self._config.max_tokens
+        if most and tokens > most:
+            count.over_long += 1
+            if self._config.over_long == "quarantine":
+                raise RowRefused("over_long", f"{tokens} tokens, at most max_tokens = {most}")
+        return tokens
+
+    def _meet(self, keys: tuple[Any, ...], values: Mapping[str, Any], count: FileCount) -> None:
+        """Find out the shape of rows with these columns: mostly all rows of a file have the same."""
+        if len(count.columns) < _MOST_COLUMNS:
+            count.columns.update(dict.fromkeys(map(str, keys)))
+        self._keys = ()
+        self._shape = detect_shape(values, mapping=self._mapping, needs_answer=self._needs_answer)
+        self._keys, self._shape_name = keys, self._shape.name
+
+    def _normalise(self, messages: tuple[Turn, ...], count: FileCount) -> tuple[Turn, ...]:
+        form: Any = self._config.normalise
+        found = tuple(
+            turn if turn.content.isascii() else Turn(turn.role, unicodedata.normalize(form, turn.content))
+            for turn in messages
+        )
+        count.normalised += found != messages
+        return found
 
     def _refuse(self, row: Row, refused: RowRefused, count: FileCount) -> None:
         kept = quarantine_row(
             self._quarantine, refused, origin=self.name, source=count.name, line=row.line, raw=row.show()
         )
         count.reasons[kept.reason] += 1
-        if len(count.first_refusals) < _SHOWN_REFUSALS:
+        if len(count.first_refusals) < SHOWN_REFUSALS:
             count.first_refusals.append(f"{kept.source} line {kept.line} {kept.reason} ({kept.detail})")
 
-    def _check_file(self, count: FileCount, place: str) -> None:
-        if count.used or not count.rows:
-            return
-        if set(count.reasons) == {"unknown_columns"}:
+
+def needs_answer(name: SourceName) -> bool:
+    """Tell whether a source's rows need answers: what is only asked is judged by what the model says."""
+    return name != "harm_prompts"
+
+
+def check_file_count(name: SourceName, count: FileCount, *, where: str, config: IngestConfig) -> None:
+    """Check that some row of a file could be used.
+
+    Raises:
+        SecvecError: None could.
+    """
+    if count.used or not count.rows:
+        return
+    accepted = _describe_columns(name, config)
+    if set(count.reasons) == {"unknown_columns"}:
+        raise SecvecError(f"unknown columns: {_show_columns(count.columns)}", where=where, accepted=accepted)
+    raise SecvecError(
+        f"none of {count.rows} rows can be used, first: {'; '.join(count.first_refusals)}",
+        where=where,
+        accepted=accepted,
+    )
+
+
+def check_source_counts(
+    name: SourceName, counts: Sequence[FileCount], *, where: str, config: IngestConfig
+) -> None:
+    """Check a source as a whole.
+
+    Raises:
+        SecvecError: It holds no row, a mapped column is nowhere, or too many rows were refused.
+    """
+    rows = sum(count.rows for count in counts)
+    if not rows:
+        raise SecvecError("holds no rows", where=where, accepted="at least one row")
+    columns = {column: None for count in counts for column in count.columns}
+    for key, column in config.columns.get(name, {}).items():
+        if column not in columns:
             raise SecvecError(
-                f"unknown columns: {_show_columns(count.columns)}",
-                where=place,
-                accepted=self._describe_columns(),
+                f"no row has column {column!r}, named by columns.{name}.{key}",
+                where=where,
+                accepted=f"one of {_show_columns(columns)}",
             )
+    refused = sum(count.reasons.total() for count in counts)
+    if refused / rows > config.max_bad_share:
+        first = [refusal for count in counts for refusal in count.first_refusals][:SHOWN_REFUSALS]
         raise SecvecError(
-            f"none of {count.rows} rows can be used, first: {'; '.join(count.first_refusals)}",
-            where=place,
-            accepted=self._describe_columns(),
+            f"{refused} of {rows} rows ({refused / rows:.1%}) cannot be used, first: " + "; ".join(first),
+            where=where,
+            accepted=f"at most max_bad_share = {config.max_bad_share:.1%}",
         )
 
-    def _check_source(self) -> None:
-        if not self.rows:
-            raise SecvecError("holds no rows", where=self._place(*self._uris), accepted="at least one row")
-        columns = {column: None for file in self.files for column in file.columns}
-        for key, column in self._mapping.items():
-            if column not in columns:
-                raise SecvecError(
-                    f"no row has column {column!r}, named by columns.{self.name}.{key}",
-                    where=self._place(*self._uris),
-                    accepted=f"one of {_show_columns(columns)}",
-                )
-        first = [refusal for file in self.files for refusal in file.first_refusals][:_SHOWN_REFUSALS]
-        share = self.quarantined / self.rows
-        if share > self._max_bad_share:
-            raise SecvecError(
-                f"{self.quarantined} of {self.rows} rows ({share:.1%}) cannot be used, first: "
-                + "; ".join(first),
-                where=self._place(*self._uris),
-                accepted=f"at most max_bad_share = {self._max_bad_share:.1%}",
-            )
 
-    def _place(self, *uris: str) -> str:
-        shown = (https.public_form(uri) if scheme_of(uri) == "https" else uri for uri in uris)
-        return f"{self.name} {', '.join(shown)}"
-
-    def _describe_columns(self) -> str:
-        mapped = [f"{key} = {column}" for key, column in self._mapping.items()]
-        if "messages" in self._mapping or "prompt" in self._mapping:
-            return f"columns.{self.name}: " + ", ".join(mapped)
-        shapes = describe_shapes(needs_answer=self._needs_answer)
-        return f"{shapes}, or a mapping in columns.{self.name}"
-
-
-def file_name(uri: str) -> str:
-    """Return the last part of a path or URI, the same wherever the file lies."""
-    scheme = scheme_of(uri)
-    if scheme == "https":
-        return Path(unquote(urlsplit(uri).path)).name
-    return local_path(uri).name if scheme == "file" else Path(uri).name
+def _describe_columns(name: SourceName, config: IngestConfig) -> str:
+    mapping = config.columns.get(name, {})
+    if "messages" in mapping or "prompt" in mapping:
+        return f"columns.{name}: " + ", ".join(f"{key} = {column}" for key, column in mapping.items())
+    return f"{describe_shapes(needs_answer=needs_answer(name))}, or a mapping in columns.{name}"
 
 
 def _show_columns(columns: Iterable[str]) -> str:

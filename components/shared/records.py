@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secvec.components.shared.errors import SecvecError
@@ -63,8 +63,7 @@ class ChatRecord(BaseModel):
 def content_id(messages: Sequence[Message]) -> str:
     """Return ``sha256:<hex>`` of the roles and contents, whatever the row's source, line or labels."""
     turns = [[message.role, message.content] for message in messages]
-    canonical = json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
+    return "sha256:" + hashlib.sha256(orjson.dumps(turns)).hexdigest()
 
 
 def read_records(path: Path) -> list[ChatRecord]:

@@ -53,7 +53,10 @@ def local_path(uri: str) -> Path:
         )
     if not uri.startswith("file://"):
         return Path(os.path.expanduser(uri)).absolute()  # noqa: PTH111 (Path raises on an unknown ~user)
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that hold no address
+        parts = urlsplit("file://malformed")
     if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
         raise SecvecError(
             "is not a local file URI", where=uri, accepted="file:///folder, with ? and # quoted"

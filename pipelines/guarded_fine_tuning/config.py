@@ -76,7 +76,11 @@ def _refuse_secrets(config: RunConfig, *, where: str) -> None:
     """Parameters end in compiled YAML and in KFP's and MLflow's records: none may hold a secret (rule 8)."""
     for name, value in config.model_dump().items():
         for uri in _strings(value):
-            parts = urlsplit(uri)
+            try:
+                parts = urlsplit(uri)
+            except ValueError as error:  # brackets that hold no address
+                accepted = "a path or a URI"
+                raise SecvecError(f"{name} holds {uri!r}", where=where, accepted=accepted) from error
             if "://" in uri and ("@" in parts.netloc or _SECRET_KEYS.search(parts.query)):
                 shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
                 raise SecvecError(
@@ -131,10 +135,12 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         raise SecvecError(
             f"cannot be read ({error.strerror})", where=str(path), accepted="a YAML file"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # Numbers of thousands of digits and deep nesting are no YAMLError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "is not UTF-8 text"
+        unreadable = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
+        problem = getattr(error, "problem", None) or unreadable
         raise SecvecError(f"is no YAML: {problem}", where=where, accepted=f"keys: {keys}") from error
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise SecvecError("is no mapping of keys to values", where=str(path), accepted=f"keys: {keys}")

@@ -92,3 +92,29 @@ def test_xstest_prompts_are_asked_alone(world: Any) -> None:
         for record in read_records(dataset / "harm_prompts.jsonl")
     ]
     assert found == [(row["prompt"], row["type"], row["label"]) for row in read_csv(path)]
+
+
+@pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("gsm8k/train.jsonl", "training_data"),
+        ("gsm8k/test.jsonl", "training_data"),
+        ("advbench/harmful_behaviors.csv", "training_data"),
+        ("xstest/xstest_prompts.csv", "harm_prompts"),
+        ("xstest/xstest_v2_completions_gpt4.csv", "training_data"),
+        ("xstest/xstest_v2_completions_llama2orig.csv", "training_data"),
+    ],
+)
+def test_in_is_used_and_quarantined_and_duplicates(world: Any, name: str, origin: str) -> None:
+    path = public_file(name)
+    world.sources[origin] = [str(path)] if origin == "training_data" else str(path)
+    dataset = world.run(duplicates="drop", near_duplicates="drop")
+    rows = read_json_lines(path) if name.endswith(".jsonl") else read_csv(path)
+    found = json.loads((dataset / "profile.json").read_text())["sources"][origin]
+    assert found["rows"] == len(rows)
+    assert found["rows"] == found["used"] + found["quarantined"] + found["duplicates"]
+    split = "training.jsonl" if origin == "training_data" else "harm_prompts.jsonl"
+    assert found["used"] == len(read_records(dataset / split))
+    listed = [json.loads(line) for line in (dataset / "duplicates.jsonl").read_text().splitlines()]
+    assert len(listed) == found["duplicates"]
+    print(name, found["rows"], found["used"], found["quarantined"], found["duplicates"])

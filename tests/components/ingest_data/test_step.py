@@ -64,7 +64,7 @@ def test_a_dataset_is_signed_for_with_the_files_it_was_read_from(
 def test_a_dataset_holds_every_set_and_its_profile(world: Any) -> None:
     dataset = world.run()
     found = {path.name for path in dataset.iterdir()}
-    assert found == {*SPLITS, "quarantine.jsonl", "profile.json", "manifest.json"}
+    assert found == {*SPLITS, "quarantine.jsonl", "profile.json", "profile.html", "manifest.json"}
     first = read_records(dataset / "training.jsonl")[0]
     assert [(turn.role, turn.content) for turn in first.messages] == [
         ("user", "train 0"),

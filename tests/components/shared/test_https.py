@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.https import _LookAtAddress
 from secvec.components.shared.storage import download_file, read_bytes
 
 CONTENT = bytes(range(256)) * 10_000
@@ -29,6 +30,8 @@ class _Site(BaseHTTPRequestHandler):
             self.wfile.write(CONTENT if path == "/file" else CONTENT[:-1])
             return
         places = {"/moved": "/file", "/to-http": "http://127.0.0.1:1/file", "/to-file": "file:///etc/passwd"}
+        port = self.server.server_address[1]  # type: ignore[attr-defined]
+        places["/to/localhost"] = f"https://localhost:{port}/file"
         self.send_response(302 if path in places else 404)
         if path in places:
             self.send_header("Location", places[path])
@@ -128,3 +131,54 @@ def test_unknown_certificate_is_refused(site: str, tmp_path: Path, monkeypatch: 
 def test_unreachable_server_is_named(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     assert _refusal(uri, tmp_path).startswith(f"{uri}: cannot be re")
+
+
+def test_redirect_to_a_private_address_is_refused(site: str, tmp_path: Path) -> None:
+    line = _refusal(f"{site}/to/localhost", tmp_path)
+    assert line.startswith(f"{site}/to/localhost: leads to 'localhost' at the private address 127.0.0.1; ")
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "fe80::1%eth0"])
+def test_a_link_local_address_is_refused_whoever_names_it(address: str) -> None:
+    for named in (address, "other"):
+        with pytest.raises(SecvecError, match="private address"):
+            _LookAtAddress("https://x/y", named).check_address(address, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "refused"),
+    [
+        ("10.1.2.3", "data.internal", False),
+        ("10.1.2.3", "elsewhere", True),
+        ("127.0.0.1", "elsewhere", True),
+        ("::1", "elsewhere", True),
+        ("100.64.0.1", "elsewhere", True),
+        ("93.184.216.34", "elsewhere", False),
+        ("2606:2800:220:1::1", "elsewhere", False),
+    ],
+)
+def test_only_a_named_server_may_be_private(address: str, host: str, refused: bool) -> None:
+    guard = _LookAtAddress("https://data.internal/x", "data.internal")
+    if not refused:
+        guard.check_address(address, host)
+        return
+    with pytest.raises(SecvecError, match="accepted: a public server"):
+        guard.check_address(address, host)
+
+
+def test_only_listed_servers_are_read(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECVEC_HTTPS_HOSTS", "data.example.org, .internal")
+    line = _refusal(f"{site}/file", tmp_path)
+    assert line == (
+        f"{site}/file: server '127.0.0.1' may not be read; "
+        "accepted: those that SECVEC_HTTPS_HOSTS names: data.example.org, .internal"
+    )
+    monkeypatch.setenv("SECVEC_HTTPS_HOSTS", "127.0.0.1")
+    download_file(f"{site}/moved", tmp_path / "copy")
+    assert "server 'localhost' may not be read" in _refusal_elsewhere(f"{site}/to/localhost", tmp_path / "x")
+
+
+def _refusal_elsewhere(uri: str, path: Path) -> str:
+    with pytest.raises(SecvecError) as caught:
+        download_file(uri, path)
+    return str(caught.value)

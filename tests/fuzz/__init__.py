@@ -1,0 +1,1 @@
+"""Malformed inputs for everything that reads what others wrote: each ends in a result or a typed error."""
