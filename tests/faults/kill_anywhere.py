@@ -103,6 +103,8 @@ def run_chain(
         left = [kill for kill in left if kill["process"] != found["process"]] if found else None
         if found:
             met.append(found)
+            shown = "{signal} to the {target} at {process} {number}, {event} {path}".format_map(found)
+            print(f"chain {number}: {shown}", flush=True)
         before = look_at_leftovers(folder)
         problems += [f"after kill {len(met)}: {text}" for text in before["problems"]]
     problems += check_end(folder, told, reference)
