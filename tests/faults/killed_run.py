@@ -178,7 +178,7 @@ def _judge_end(status: int, said: str, met: dict[str, Any] | None) -> list[str]:
     if not met:
         return [] if status == 0 else [f"nobody killed it, and it ended with status {status}: {said[-300:]}"]
     problems = []
-    if status == 0:
+    if status == 0 and not met["delay"]:
         problems.append(f"it was killed ({met['signal']} to the {met['target']}) and ended with status 0")
     if "Traceback" in said:
         problems.append(f"it printed a traceback: {said[-300:]}")
