@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 
 from secvec.components.fine_tune_guarded.processes import fill, gather, is_first, put_together
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.manifest import verify_manifest, write_manifest
+from secvec.components.shared.manifest import MANIFEST_NAME, verify_manifest, write_manifest
 from secvec.components.shared.storage import (
     disk_full,
     free_bytes,
@@ -88,7 +88,7 @@ def checkpoint_room(folder: Path, model: nn.Module) -> Iterator[None]:
     Raises:
         SecvecError: The disk has no room for it; the checkpoints before it are as they were.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     needed = _size(model)
     if free_bytes(folder) < needed:
         raise disk_full(folder, needed=needed)
@@ -122,7 +122,21 @@ def complete(folder: Path) -> None:
 def forget_older(folder: Path) -> None:
     """Remove all checkpoints but the two newest; the Trainer would, before the newest is complete."""
     for old in sorted(filter(_has_step, folder.glob("checkpoint-*")), key=step_of)[:-2]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
+
+
+def forget_all(folder: Path) -> None:
+    """Remove all checkpoints of a training: they are several times the size of what they led to."""
+    for old in filter(_has_step, folder.glob("checkpoint-*")):
+        remove(old)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, its manifest first: half of one must not look like a whole one."""
+    with suppress(OSError):
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def step_of(folder: Path) -> int:

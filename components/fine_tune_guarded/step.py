@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -15,6 +14,7 @@ from secvec.components.fine_tune_guarded.attribution import (
     write_attribution,
 )
 from secvec.components.fine_tune_guarded.checkpoint_places import local_place
+from secvec.components.fine_tune_guarded.checkpoints import forget_all
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
 from secvec.components.fine_tune_guarded.launch import count_for_pod, launch_processes
 from secvec.components.fine_tune_guarded.memory import record_passes, train_within_memory
@@ -156,6 +156,7 @@ def fine_tune_guarded(
     )
     key = input_key(**inputs.about())
     if not is_joined() and (found := recall(store, STEP, key, inputs=inputs.digests())):
+        forget_all(local_place(key))  # of a run that was killed when it had published
         return found
     if is_joined() or inputs.config.processes == inputs.config.nodes == 1:
         return _train_and_publish(inputs, store=store, key=key)
@@ -198,7 +199,7 @@ def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
     reference = reference.model_copy(update={"measured": measured})
     attest(reference, step=STEP, inputs=inputs.digests(), parameters=inputs.parameters())
     remember(store, STEP, key, reference, inputs=inputs.digests())
-    shutil.rmtree(work, ignore_errors=True)  # checkpoints: several times the size of what they led to
+    forget_all(work)
     return reference
 
 

@@ -101,8 +101,15 @@ def run_chain(
         found = told["met"]
         # A run that came to none of them came to its end: the work that they lie in was done before.
         left = [kill for kill in left if kill["process"] != found["process"]] if found else None
-        if found:
+        if found and told["status"] == 0:  # the signal came when all was done
+            print(
+                f"chain {number}: the signal at {found['process']} {found['number']} came too late",
+                flush=True,
+            )
+        elif found:
             met.append(found)
+            shown = "{signal} to the {target} at {process} {number}, {event} {path}".format_map(found)
+            print(f"chain {number}: {shown}", flush=True)
         before = look_at_leftovers(folder)
         problems += [f"after kill {len(met)}: {text}" for text in before["problems"]]
     problems += check_end(folder, told, reference)

@@ -13,7 +13,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from secvec.components.fine_tune_guarded.checkpoints import load_trainable, newest_complete, save_trainable
+from secvec.components.fine_tune_guarded.checkpoints import (
+    forget_all,
+    load_trainable,
+    newest_complete,
+    save_trainable,
+)
 from secvec.components.shared.adapters import VECTOR, adapter_tensors, vector_digest
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import write_manifest
@@ -267,3 +272,20 @@ class FillAt(TrainerCallback):
         if state.global_step == self.step:
             left = shutil.disk_usage(self.disk).free - (1 << 19)
             (self.disk / "tenant").write_bytes(bytes(left))
+
+
+def test_a_removal_that_is_cut_off_leaves_no_checkpoint_that_looks_whole(
+    interrupted: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(interrupted, work)
+
+    def cut_off(folder: Path, **_: Any) -> None:
+        raise Interruption
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(Interruption):
+            forget_all(work)
+    assert len(list(work.glob("checkpoint-*/manifest.json"))) == 1
+    forget_all(work)
+    assert not work.exists()
