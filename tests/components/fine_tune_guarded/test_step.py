@@ -190,7 +190,9 @@ def test_checkpoints_go_when_the_result_is_published(
 def test_rule_5_a_step_that_failed_resumes_where_it_was(
     toy: Any, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    whole = fine_tune(toy, tmp_path / "whole", settings={"checkpoint_steps": 2})
+    # The watch would report to MLflow before there is a checkpoint to resume from.
+    settings = {"checkpoint_steps": 2, "watch_steps": 0}
+    whole = fine_tune(toy, tmp_path / "whole", settings=settings)
     # The store's disk is away when the finished run wants to publish.
     store = tmp_path / "store"
     events = Path(environment["SECVEC_EVENTS"])
@@ -201,11 +203,11 @@ def test_rule_5_a_step_that_failed_resumes_where_it_was(
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow/no.db")
         patch.setenv("MLFLOW_RUN_ID", "0")
         with pytest.raises(SecvecError, match="MLflow"):
-            fine_tune(toy, store, settings={"checkpoint_steps": 2})
+            fine_tune(toy, store, settings=settings)
     assert "task_result" not in published(store)
     assert not list(store.glob(".building/*"))
     assert list(Path(environment["SECVEC_CACHE"]).rglob("checkpoint-6/manifest.json"))
-    resumed = fine_tune(toy, store, settings={"checkpoint_steps": 2})
+    resumed = fine_tune(toy, store, settings=settings)
     assert resumed.digest == whole.digest
 
 
