@@ -83,6 +83,10 @@ class KnownNgrams:
         arrays = [numbers for _, numbers in self._sources]
         self._all = numpy.unique(numpy.concatenate(arrays)) if arrays else numpy.zeros(0, numpy.uint64)
 
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(len(self._all))
+
     def find(self, numbers: Any) -> list[SourceName]:
         """Name the sources with which any of these runs is shared."""
         if not len(numbers) or not _among(numbers, self._all):

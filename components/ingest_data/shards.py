@@ -229,8 +229,8 @@ class _ShardReader:
         return split
 
     def _compare_ngrams(self, record: ReadRecord, ngrams: KnownNgrams) -> None:
-        numbers = number_ngrams(record.messages, self._length)
-        self._ngram_rows.update(ngrams.find(numbers))
+        if ngrams:
+            self._ngram_rows.update(ngrams.find(number_ngrams(record.messages, self._length)))
         if self._shard.source != "training_data":
             self._asked_ngrams.append(
                 number_ngrams([turn for turn in record.messages if turn.role == "user"], self._length)
