@@ -24,8 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup ## Run the whole pipeline on a tiny model; results in demo-output/
 	$(BIN)/secvec demo --output demo-output
 
+# Two at a time: a file's tests stay in one process, and both collect them in the same order.
 test: setup ## Run all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+	PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
 
 test-slow: setup ## Run the tests that take many minutes
 	$(BIN)/python -m pytest -m slow $(TESTS)

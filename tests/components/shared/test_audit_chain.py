@@ -48,7 +48,9 @@ def test_lines_are_rfc_8785(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 2**53, b"bytes", object(), {1: 2}, {"a": {2}}, "\ud800"], ids=repr
+    "value",
+    [float("nan"), float("inf"), 2**53, b"bytes", object(), {1: 2}, {"a": {2}}, "\ud800"],
+    ids=["nan", "infinite", "large", "bytes", "object", "number as key", "set", "surrogate"],
 )
 def test_what_json_cannot_carry_is_refused(value: Any) -> None:
     with pytest.raises(SecvecError, match="tested cannot be logged"):

@@ -124,7 +124,11 @@ def test_a_key_that_others_may_read_is_refused(key: Path, mode: int) -> None:
         seal(FILES, context=CONTEXT)
 
 
-@pytest.mark.parametrize("content", [b"", b"not base64!", base64.b64encode(os.urandom(16)), os.urandom(32)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not base64!", base64.b64encode(os.urandom(16)), os.urandom(32)],
+    ids=["empty", "text", "half", "raw"],
+)
 def test_a_file_that_is_no_key_is_refused(key: Path, content: bytes) -> None:
     key.write_bytes(content)
     with pytest.raises(SecvecError, match="does not hold a custody key"):
