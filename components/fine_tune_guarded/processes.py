@@ -111,6 +111,15 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def spread_again(model: nn.Module) -> None:
+    """Spread what a pass without a backward one has put together: only the latter ends by doing so."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that this process holds."""
     return getattr(tensor, "to_local", lambda: tensor)()

@@ -30,6 +30,7 @@ from secvec.components.fine_tune_guarded.processes import (
     count_processes,
     is_first,
     is_sharded,
+    spread_again,
     wait_for_all,
 )
 from secvec.components.fine_tune_guarded.termination import LONG_STEP_SECONDS, RandomState, Termination
@@ -213,6 +214,7 @@ class GuardedTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        spread_again(cast("nn.Module", self.model))
         if is_first():
             with checkpoint_room(folder, cast("nn.Module", self.model)):
                 super()._save_checkpoint(model, trial)

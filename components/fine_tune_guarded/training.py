@@ -14,7 +14,7 @@ from secvec.components.fine_tune_guarded.checkpoint_places import bring_back, re
 from secvec.components.fine_tune_guarded.checkpoints import newest_for_all, step_of
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Task
 from secvec.components.fine_tune_guarded.objectives import Objective
-from secvec.components.fine_tune_guarded.processes import deal, is_first, own_part
+from secvec.components.fine_tune_guarded.processes import deal, is_first, own_part, spread_again
 from secvec.components.fine_tune_guarded.termination import Stop
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.shared.adapters import activate
@@ -87,6 +87,7 @@ def train_task(
     trainer.remove_callback(PrinterCallback)
     trainer.guard_with(objective, train_base=train_base, watch=watch)
     _run(trainer, work=work)
+    spread_again(model)
     _check_success(model, reached=trainer.state.global_step, wanted=trainer.state.max_steps)
     history = [entry for entry in trainer.state.log_history if "explained" in entry]
     return TrainingRecord(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -36,7 +37,9 @@ def list_files(uri: str) -> list[str]:
 
     place = _parse(uri)
     try:
-        info = HfApi().dataset_info(place.repo, revision=place.revision or None, files_metadata=False)
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(
+            place.repo, revision=place.revision or None, files_metadata=False
+        )
     except Exception as error:  # the hub client raises a dozen types, all of which mean: not to be had
         raise _unreachable(uri, error) from error
     below = place.path.rstrip("/")
@@ -63,7 +66,7 @@ def download(uri: str, path: Path) -> None:
     place = _parse(uri)
     folder = path.with_name(f"{path.name}.hub")
     try:
-        found = HfApi().hf_hub_download(
+        found = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).hf_hub_download(
             place.repo, place.path, repo_type="dataset", revision=place.revision or None, local_dir=folder
         )
         shutil.move(found, path)

@@ -206,7 +206,10 @@ def test_every_judge_is_shown_with_its_errors_taken_out() -> None:
     judges = text[text.index("Judges Every judge") :]
     assert "offline decides" in judges
     assert "offline and keywords agree on 99.4% of 161 answers" in judges
-    assert "finds 89.6% of harmful answers and clears 97.2% of harmless ones" in judges
+    records = json.loads((files("secvec.components.evaluate_harm") / "judge_calibrations.json").read_text())
+    for known in records:
+        found, cleared = (known[f"found_{kind}"] / known[f"n_{kind}"] for kind in ("harmful", "harmless"))
+        assert f"finds {found:.1%} of harmful answers and clears {cleared:.1%} of harmless ones" in judges
     assert "keywords 2.5%" in judges
     assert "offline decides 3.8%" in judges
 

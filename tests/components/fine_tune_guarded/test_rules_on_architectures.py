@@ -29,8 +29,9 @@ from transformers import (
     set_seed,
 )
 
+from secvec.components.fine_tune_guarded.attribution import attribute_rows
 from secvec.components.fine_tune_guarded.config import FineTuneConfig, Guard, Task
-from secvec.components.fine_tune_guarded.objectives import make_objective
+from secvec.components.fine_tune_guarded.objectives import Mixture, make_objective
 from secvec.components.fine_tune_guarded.result import digest_untouched, write_result
 from secvec.components.fine_tune_guarded.training import train_task
 from secvec.components.remove_security_vector.export import export_merged
@@ -133,11 +134,15 @@ def draw_rows(count: int) -> list[EncodedRecord]:
 
 
 def train(model: Any, case: Case, work: Path) -> None:
+    rows = draw_rows(4)
+    objective = make_objective(case.guard, prior=0.1, floor=2.0)
+    if isinstance(objective, Mixture):
+        found = attribute_rows(model, rows, size=4, pad_id=0)
+        objective.begin({row.record_id: one for row, one in zip(rows, found, strict=True)})
     train_task(
         model,
-        draw_rows(4),
-        objective=make_objective(case.guard, prior=0.1, floor=2.0, train_base=case.task == "full"),
-        guarded=True,
+        rows,
+        objective=objective,
         task=case.task,
         config=FineTuneConfig(epochs=1, batch_size=2, learning_rate=0.02, rank=2, checkpoint_steps=10**6),
         seed=0,

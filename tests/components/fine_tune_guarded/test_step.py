@@ -46,6 +46,7 @@ def fine_tune(toy: Any, store: Path, **changes: Any) -> Reference:
 def publish_rows(store: Path, records: list[Any]) -> Reference:
     with building("dataset", str(store)) as folder:
         write_records(folder / "training.jsonl", records)
+        write_records(folder / "seeds.jsonl", [])
         return publish(folder, kind="dataset", store=str(store))
 
 

@@ -201,8 +201,7 @@ def test_a_learning_rate_that_diverges_is_refused(toy: Any, tmp_path: Path) -> N
         train_task(
             toy.model(vector=False),
             toy.rows("anchors"),
-            objective=toy.objective("none", "lora"),
-            guarded=False,
+            objective=toy.objective("none"),
             task="lora",
             config=toy.config(learning_rate=0.9, epochs=8),
             seed=0,

@@ -255,7 +255,7 @@ def test_a_registry_without_the_model_has_nothing_to_reconcile(shop: Shop) -> No
 
 
 def test_racing_promoters_that_are_killed_come_to_one_winner(shop: Shop) -> None:
-    draw = random.Random(1)
+    draw = random.Random(11)  # kills its first after 0.03 s, before anyone can have won
     candidates = [shop.race.make_candidate(shop.store, shop.folder, number) for number in range(3)]
     counts = shop.race.run_round(shop.name, candidates, store=shop.store, promoters=8, draw=draw)
     assert counts["won"] == 1

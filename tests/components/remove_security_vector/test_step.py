@@ -91,7 +91,7 @@ def test_a_clean_model_ships_with_its_origin_and_proof(
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["base_digest"] == base
     assert provenance["vector_digest"] == toy.certificate["vector_tensors_digest"]
-    assert (provenance["guard"], provenance["task"], provenance["steps"]) == ("mixture", "lora", 8)
+    assert (provenance["guard"], provenance["task"], provenance["steps"]) == ("mixture", "lora", 16)
     card = (folder / "model" / "README.md").read_text()
     assert base in card
     assert str(toy.base) not in card
