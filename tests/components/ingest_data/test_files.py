@@ -201,7 +201,7 @@ def test_a_data_set_of_the_hub_is_read_at_one_commit(world: Any, monkeypatch: py
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     try:
         found = read_training(world, "hf://datasets/owner/name")
