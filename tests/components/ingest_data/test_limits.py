@@ -26,7 +26,7 @@ MakeRows = Callable[[str, int], list[dict[str, str]]]
 GIB = 1 << 30
 # Reads one file as the step does, in a process of its own, and prints what became of it and the memory taken.
 READ = """
-import json, resource, sys
+import json, re, sys
 from secvec.components.ingest_data.config import IngestConfig
 from secvec.components.ingest_data.files import bring_file, SourceFile
 from secvec.components.ingest_data.rows import open_rows
@@ -41,14 +41,15 @@ try:
                 reasons.append(row.refused.reason)
 except SecvecError as raised:
     error = str(raised)
-peak = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([rows, reasons[:3], error, peak.ru_maxrss << 10, peak.ru_utime]))
+# not ru_maxrss, which a process inherits from the one that started it
+peak = int(re.search(r"VmHWM:\\s+([0-9]+) kB", open("/proc/self/status").read())[1]) << 10
+print(json.dumps([rows, reasons[:3], error, peak]))
 """
 
 
 def read_apart(path: Path) -> tuple[int, list[str], str]:
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True)
-    rows, reasons, error, peak, _ = json.loads(done.stdout)
+    rows, reasons, error, peak = json.loads(done.stdout)
     assert peak < GIB, f"{peak >> 20} MiB"
     return rows, reasons, error
 
