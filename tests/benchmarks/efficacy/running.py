@@ -20,11 +20,12 @@ from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import load_model, load_tokenizer
 from secvec.components.shared.records import Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange
-from tests.benchmarks.efficacy.arms import ARMS, DEFAULT, Workshop
+from tests.benchmarks.efficacy.arms import ARMS, DEFAULT
 from tests.benchmarks.efficacy.bases import base_folder
 from tests.benchmarks.efficacy.cells import Cell, CellData, draw_data
 from tests.benchmarks.efficacy.disguises import complies
 from tests.benchmarks.efficacy.vectors import CellVector, train_cell_vector
+from tests.benchmarks.efficacy.workshop import Workshop
 
 
 def run_jobs(jobs: list[tuple[Cell, str]], out: Path, *, claims: Path | None, ends: float) -> None:
