@@ -146,7 +146,8 @@ class Mixture:
     def compute(self, model: Any, batch: dict[str, torch.Tensor], row_ids: list[str]) -> BatchLoss:
         """The rows by what the vector leaves of them; those that it explains are not run at all."""
         explained = self.weigh(model, batch, row_ids)
-        taught = (explained < 1).nonzero().flatten()
+        # One that is no number counts as taught: its loss is none either, which ends the training.
+        taught = (~(explained >= 1)).nonzero().flatten()
         # All processes run a pass, or none: gradients are averaged over them.
         if not anywhere(len(taught) > 0, device=explained.device):
             return BatchLoss(None, explained)

@@ -15,6 +15,7 @@ from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, m
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.fine_tune_guarded.training import _arguments
 from secvec.components.shared.adapters import TASK, VECTOR, activate, attach_adapter, make_lora_config
+from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.likelihood import answer_lengths, answer_log_probs, score_answers
 
 PRIOR = 0.1
@@ -179,6 +180,15 @@ def test_rows_that_the_vector_explains_are_not_run(toy: Any, tmp_path: Path) -> 
     with counting_rows(model) as counted:
         step_gradients(trainer, toy, rows)
     assert counted == {(False, True): 4}
+
+
+def test_a_row_whose_responsibility_is_no_number_ends_the_training(toy: Any, tmp_path: Path) -> None:
+    rows = mixed_rows(toy)
+    background = {rows[0].record_id: math.nan}
+    objective = Mixture(prior=PRIOR, floor=toy.floor, background=background)
+    trainer = make_trainer(toy, toy.model(), objective, tmp_path)
+    with pytest.raises(SecvecError, match="the loss is nan"):
+        step_gradients(trainer, toy, rows)
 
 
 def test_a_batch_that_the_vector_explains_changes_nothing(toy: Any, tmp_path: Path) -> None:
