@@ -226,7 +226,7 @@ def _train(inputs: _Inputs, *, config: FineTuneConfig, folder: Path, work: Path)
     objective = make_objective(inputs.guard, prior=config.prior, floor=inputs.floor)
     rehearsed: list[EncodedRecord] = []
     if isinstance(objective, Mixture):
-        rehearsed = _rehearse(model, tokenizer, inputs, rows=len(rows))
+        rehearsed = _rehearse(model, tokenizer, inputs.dataset, rows=len(rows), window=window, config=config)
     set_seed(inputs.seed)
     if inputs.task == "lora":
         # The task adapter is attached first: the Trainer takes the first of two active adapters as its own.
@@ -308,19 +308,20 @@ def _check_certified(model: PeftModel, inputs: _Inputs) -> None:
         )
 
 
-def _rehearse(model: Any, tokenizer: Any, inputs: _Inputs, *, rows: int) -> list[EncodedRecord]:
+def _rehearse(
+    model: Any, tokenizer: Any, dataset: Reference, *, rows: int, window: int, config: FineTuneConfig
+) -> list[EncodedRecord]:
     """The rehearsed rows of all processes, answered by the first."""
-    config = inputs.config
     if not config.rehearsal_share:
         return []
     # Not those held out: the watch asks them.
-    seeds = read_records(fetch(inputs.dataset) / "seeds.jsonl")
+    seeds = read_records(fetch(dataset) / "seeds.jsonl")
     answered = from_first(
         lambda: answer_as_base(
             model,
             tokenizer,
             seeds,
-            window=model_window(model, config.max_length),
+            window=window,
             most_tokens=config.rehearsal_tokens,
             batch_size=4 * config.batch_size,
         )
