@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secvec.components.evaluate_harm.catalogue import Texts
@@ -34,6 +33,7 @@ from secvec.components.evaluate_harm.report_tables import (
 )
 from secvec.components.evaluate_harm.samples import sample_outcomes
 from secvec.components.evaluate_harm.strata import keep_worst
+from secvec.components.shared.pages import page_templates
 
 
 def render_report(
@@ -51,13 +51,7 @@ def render_report(
     """
     text = Texts(language)
     names = name_arms(statistics["guard"], text)
-    environment = Environment(
-        loader=PackageLoader("secvec.components.evaluate_harm", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("secvec.components.evaluate_harm")
     unknown = text("not_measured")
     environment.filters.update(
         percent=lambda rate: unknown if rate is None else format_percent(rate),

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from secvec.components.evaluate_harm.catalogue import Texts
 from secvec.components.evaluate_harm.config import Language
 from secvec.components.shared.artifacts import fetch
+from secvec.components.shared.pages import page_templates
 from secvec.components.shared.references import Reference
 
 _SLOT = re.compile(r"<!-- verdict -->.*?<!-- end of verdict -->", re.DOTALL)
@@ -68,13 +67,7 @@ def render_verdict(verdict: Mapping[str, Any], text: Texts) -> str:
     missed = [_describe(reason) for reason in reasons if reason.get("outcome") != "PASS"]
     outcome = str(verdict.get("outcome", ""))
     key = f"verdict_{outcome.lower()}" if text.has(f"verdict_{outcome.lower()}") else "verdict_indeterminate"
-    environment = Environment(
-        loader=PackageLoader("secvec.components.evaluate_harm", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("secvec.components.evaluate_harm")
     return environment.get_template("verdict_banner.html.j2").render(
         t=text,
         kind=key.removeprefix("verdict_"),

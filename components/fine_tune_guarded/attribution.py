@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from secvec.components.fine_tune_guarded.processes import count_processes, deal, gather
 from secvec.components.shared.adapters import activate
 from secvec.components.shared.likelihood import EncodedRecord, score_answers
+from secvec.components.shared.pages import page_templates
 from secvec.components.shared.records import ChatRecord
 
 if TYPE_CHECKING:
@@ -170,17 +171,12 @@ def write_attribution(folder: Path, records: list[ChatRecord], attributions: lis
     """Write the reviewer's table as Parquet, its top as a page, and the summary as JSON."""
     import pyarrow
     import pyarrow.parquet
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     ranked = rank_rows(records, attributions)
     summary = summarise_attribution(ranked)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ranked), folder / TABLE_FILE)
     # Nobody has vetted the rows: what looks like markup is shown as it is.
-    templates = Environment(
-        loader=PackageLoader("secvec.components.fine_tune_guarded", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
+    templates = page_templates("secvec.components.fine_tune_guarded")
     page = templates.get_template("attribution.html.j2").render(rows=ranked[:_ON_PAGE], summary=summary)
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
     (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from secvec.components.shared.pages import page_templates
 
 _BARS = ("characters", "tokens", "turns", "languages", "patterns")
 
 
 def render_profile(profile: Mapping[str, Any]) -> str:
     """Render a profile; all text from rows and names is escaped."""
-    environment = Environment(
-        loader=PackageLoader("secvec.components.ingest_data", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("secvec.components.ingest_data")
     environment.filters["show"] = show_text
     return environment.get_template("profile.html.j2").render(profile=profile, bars=_BARS)
 
