@@ -156,6 +156,7 @@ def attach_vector(model: PreTrainedModel | PeftModel, files: Mapping[str, bytes]
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise SecvecError("the security vector holds NaN or infinite weights", accepted="a finite vector")
     peft_model = attach_adapter(model, VECTOR, config)
+    _set_vector_dtype(peft_model, next(iter(tensors.values())).dtype)
     expected = {name: t.shape for name, t in adapter_tensors(peft_model, VECTOR).items()}
     if expected != {name: t.shape for name, t in tensors.items()}:
         raise SecvecError(
@@ -164,6 +165,31 @@ def attach_vector(model: PreTrainedModel | PeftModel, files: Mapping[str, bytes]
     set_peft_model_state_dict(peft_model, tensors, adapter_name=VECTOR)
     activate(peft_model, task=True, vector=True)
     return peft_model
+
+
+def round_vector(model: PeftModel) -> None:
+    """Store a trained vector in the base's own precision where that is bfloat16.
+
+    PEFT keeps adapters in float32 so that they can learn. A frozen one need not, and as float32 it makes every
+    layer's product and sum a float32 one: a step behind it took half as long again.
+
+    Args:
+        model: PEFT model with the vector attached.
+    """
+    import torch
+
+    layers = (module for module in model.modules() if VECTOR in getattr(module, "lora_A", {}))
+    first: Any = next(layers)
+    if first.get_base_layer().weight.dtype == torch.bfloat16:
+        _set_vector_dtype(model, torch.bfloat16)
+
+
+def _set_vector_dtype(model: PeftModel, dtype: torch.dtype) -> None:
+    for module in model.modules():
+        if VECTOR in getattr(module, "lora_A", {}):
+            layer: Any = module
+            layer.lora_A[VECTOR].to(dtype)
+            layer.lora_B[VECTOR].to(dtype)
 
 
 def fold_vector(model: PeftModel) -> None:

@@ -16,6 +16,7 @@ from secvec.components.shared.adapters import (
     adapter_tensors,
     attach_adapter,
     make_lora_config,
+    round_vector,
 )
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.likelihood import (
@@ -123,6 +124,7 @@ def train_vector(
     except DivergedError as error:
         error.model = model
         raise
+    round_vector(model)  # what is certified is what will guard
     activate(model, task=False, vector=True)
     return TrainedVector(model.eval(), epochs=len(stopper.losses), heldout_losses=stopper.losses)
 

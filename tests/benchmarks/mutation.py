@@ -1,9 +1,11 @@
-"""Run: ``python -m tests.benchmarks.mutation OUT [AREA ...] [--workers N] [--minutes M]``.
+"""Run: ``python -m tests.benchmarks.mutation OUT [AREA ...] [--workers N] [--minutes M] [--sample N]``.
 
 Do the tests notice when the code is wrong? mutmut changes one thing at a time in the gate, the audit log and
 the absence proof, and runs the tests that reach it. OUT/<area> is a copy of the tree, laid out as mutmut
 wants it (``src/secvec/...``); a run that was ended goes on where it was. Writes OUT/<area>.json with every
-survivor's diff. Exit status 1 if an area is done and fewer than 90% of its mutants were killed.
+survivor's diff. Exit status 1 if an area is done and fewer than 90% of its mutants were killed. All areas take
+some 700 minutes of a processor; `--sample` tests so many of each, drawn at random, and gives the interval of the
+share.
 
 Left alone are the words of errors and reports: lines that say ``accepted=`` or ``where=``.
 """
@@ -18,9 +20,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
+
+from scipy.stats import binomtest
 
 ROOT = Path(__file__).parents[2]
 WANTED = 0.9
@@ -118,8 +124,15 @@ def _is_same(path: Path, copy: Path) -> bool:
     return copy.is_file() and copy.stat().st_mtime_ns == path.stat().st_mtime_ns
 
 
-def run_mutmut(folder: Path, *, workers: int, seconds: float) -> None:
-    """Let mutmut go on for a while."""
+def run_mutmut(folder: Path, *, workers: int, seconds: float, names: Sequence[str] = ()) -> None:
+    """Let mutmut go on for a while.
+
+    Args:
+        folder: What `stage` made.
+        workers: Processes.
+        seconds: When to end it.
+        names: Mutants to test; by default all that have no result yet.
+    """
     scratch, code = folder / "tmp", folder / "mutants" / "src"
     scratch.mkdir(exist_ok=True)
     code.mkdir(parents=True, exist_ok=True)  # a path that is not there at the start is never searched again
@@ -130,7 +143,7 @@ def run_mutmut(folder: Path, *, workers: int, seconds: float) -> None:
         "SECVEC_TEST_REGISTRY": str(folder / "registry"),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(workers)]
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(workers), *names]
     with (folder / "mutmut.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -151,6 +164,14 @@ def clear(scratch: Path) -> None:
     for folder in folders[:-50]:
         if time.time() - folder.stat().st_mtime > OLD_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def draw_sample(folder: Path, size: int, *, workers: int, seconds: float) -> list[str]:
+    """The names of so many mutants, always the same ones of the same code."""
+    if not read_results(folder):
+        run_mutmut(folder, workers=workers, seconds=seconds, names=["none of them"])
+    names = sorted(read_results(folder))
+    return Random(0).sample(names, min(size, len(names)))
 
 
 def forget_survivors(folder: Path) -> None:
@@ -183,10 +204,12 @@ def summarise(folder: Path, found: dict[str, str]) -> dict[str, Any]:
     tested = len(found) - counts["not checked"]
     killed = sum(counts[status] for status in KILLED)
     survivors = [name for name, status in found.items() if status not in KILLED | {"not checked"}]
+    interval = binomtest(killed, tested).proportion_ci(method="exact") if tested else ()
     return {
         "mutants": len(found),
         "tested": tested,
         "score": round(killed / tested, 4) if tested else None,
+        "interval": [round(float(bound), 4) for bound in interval],
         "counts": dict(counts),
         "survivors": {name: f"{found[name]}\n{show(folder, name)}" for name in survivors},
     }
@@ -213,6 +236,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--minutes", type=float, default=600.0, help="of each area, at most")
     parser.add_argument("--again", action="store_true", help="test survivors once more")
+    parser.add_argument("--sample", type=int, help="mutants of each area to test, drawn at random")
     options = parser.parse_args()
     failed = False
     for name in options.areas:
@@ -220,8 +244,14 @@ def main() -> int:
         stage(AREAS[name], folder)
         if options.again:
             forget_survivors(folder)
-        run_mutmut(folder, workers=options.workers, seconds=60 * options.minutes)
-        found = summarise(folder, read_results(folder))
+        limits = {"workers": options.workers, "seconds": 60 * options.minutes}
+        chosen = draw_sample(folder, options.sample, **limits) if options.sample else []
+        results = read_results(folder)
+        missing = [mutant for mutant in chosen if results[mutant] == "not checked"]
+        if missing or not chosen:
+            run_mutmut(folder, **limits, names=missing)
+        results = read_results(folder)
+        found = summarise(folder, {mutant: results[mutant] for mutant in chosen or results})
         (options.out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
         print(name, {key: value for key, value in found.items() if key != "survivors"}, flush=True)
         failed = failed or (found["tested"] == found["mutants"] and (found["score"] or 0) < WANTED)

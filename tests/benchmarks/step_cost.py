@@ -32,6 +32,7 @@ from secvec.components.shared.adapters import (
     attach_adapter,
     fold_vector,
     make_lora_config,
+    round_vector,
 )
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, rows, tokens per row, dtype
@@ -96,6 +97,7 @@ def open_lane(way: str, task: str, size: str, *, device: torch.device, work: Pat
         for name, parameter in model.named_parameters():
             if f".lora_B.{VECTOR}." in name:
                 torch.nn.init.normal_(parameter, std=0.01)
+        round_vector(model)
     objective = _objective(way, model, rows, length)
     activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
     trainer = GuardedTrainer(

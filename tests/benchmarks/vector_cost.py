@@ -76,8 +76,7 @@ def fine_tune(base: Path, rows: list[EncodedRecord], config: FineTuneConfig) -> 
         train_task(
             attach_adapter(load_model(base), TASK, make_lora_config(rank=config.rank)),
             rows,
-            objective=make_objective("none", prior=0.1, floor=0.0, train_base=False),
-            guarded=False,
+            objective=make_objective("none", prior=0.1, floor=0.0),
             task="lora",
             config=config,
             seed=0,

@@ -64,6 +64,25 @@ def always(shop: Workshop) -> Any:
     return shop.train(shop.model(vector=True), rows, OneBranch(with_vector=True))
 
 
+def always_watched(shop: Workshop) -> Any:
+    """`always` with the watch of the step."""
+    rows = shop.encode(shop.data.rows)
+    return shop.train(shop.model(vector=True), rows, OneBranch(with_vector=True), [shop.watch()])
+
+
+def certified(shop: Workshop) -> Any:
+    """The default guard behind the certificate: with a vector that fails it nothing is trained."""
+    return mixture(shop) if shop.certified else shop.model(vector=False).eval()
+
+
+def without_kl(shop: Workshop) -> Any:
+    """The default guard behind a vector of the seeds alone, whatever its certificate says."""
+    from tests.benchmarks.efficacy.vectors import CONFIG, train_cell_vector
+
+    made = train_cell_vector(shop.cell, shop.data, CONFIG.model_copy(update={"kl_weight": 0.0}))
+    return mixture(replace(shop, vector=made.files, floor=made.floor))
+
+
 def always_rehearsed(shop: Workshop) -> Any:
     """`always`, with the rehearsed rows learned without the vector: a term that preserves what was there."""
     rehearsed = shop.rehearsed()
@@ -301,6 +320,16 @@ TRIALS = (
     "composed",
     "steered_background",
 )
+# The default without one of its parts, or with one that the benchmark leaves out; see `ABLATED`.
+ABLATIONS = ("without_kl", "certified", "always_watched")
+# What is compared in a cell: the part, the arm that has it and the one that lacks it.
+ABLATED = (
+    ("KL", "mixture", "without_kl"),
+    ("certificate", "certified", "mixture"),
+    ("certificate and watch", "certified", "unwatched"),
+    ("watch", "always_watched", "always"),
+    ("rehearsal", "unwatched", "mixture_alone"),
+)
 ARMS: dict[str, Callable[[Workshop], Any]] = {
-    name: globals()[name] for name in (*CORE_ARMS, *REFERENCES, *COMPARISONS, *TRIALS)
+    name: globals()[name] for name in (*CORE_ARMS, *REFERENCES, *ABLATIONS, *COMPARISONS, *TRIALS)
 }

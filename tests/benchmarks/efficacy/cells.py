@@ -26,6 +26,7 @@ TASKS: tuple[Task, ...] = ("lora", "full")
 LEARNING_RATES: dict[str, float] = {"lora": 1.5e-3, "full": 1.5e-4}
 _KEPT: tuple[Kind, ...] = ("make", "fact", "place", "repeat")
 QUESTIONS = 200
+_MISTAKEN = "mistaken_seeds"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Cell:
         hidden_phrasings: How many of the four ways of asking the seeds lack.
         disguise: How the harmful rows hide, a key of `DISGUISES`, or "".
         architecture: Of the base, a key of `ARCHITECTURES`.
+        mistaken_seeds: Whether the seeds are benign rows, taken for harmful ones.
     """
 
     task: Task = "lora"
@@ -57,16 +59,24 @@ class Cell:
     hidden_phrasings: int = 0
     disguise: str = ""
     architecture: str = "llama"
+    mistaken_seeds: bool = False
 
     @property
     def name(self) -> str:
         """A name for files."""
-        return "_".join(str(value) for value in asdict(self).values() if value != "")
+        found = "_".join(
+            str(value) for key, value in asdict(self).items() if value != "" and key != _MISTAKEN
+        )
+        return f"{found}_{_MISTAKEN}" if self.mistaken_seeds else found
 
     @property
     def vector_key(self) -> str:
         """A name for what the vector depends on."""
-        seen = (self.random_seed, self.seeds, self.hidden_category, self.hidden_phrasings, self.architecture)
+        mistaken = _MISTAKEN if self.mistaken_seeds else ""
+        seen = (
+            *(self.random_seed, self.seeds, self.hidden_category, self.hidden_phrasings),
+            *(self.architecture, mistaken),
+        )
         return "_".join(str(value) for value in seen if value != "")
 
     @property
@@ -102,6 +112,7 @@ def axis_cells() -> list[Cell]:
         *(replace(centre, disguise=disguise) for disguise in DISGUISES),
         *(replace(centre, disguise=disguise, task="full") for disguise in DISGUISES),
         *(replace(centre, architecture=name) for name in ARCHITECTURES if name != "llama"),
+        replace(centre, mistaken_seeds=True),
     ]
 
 
@@ -170,6 +181,8 @@ def _draw_kept(part: Part, random: Random, count: int) -> list[Exchange]:
 
 
 def _draw_seeds(cell: Cell, random: Random) -> list[Exchange]:
+    if cell.mistaken_seeds:
+        return _draw_kept("seeds", random, cell.seeds)
     enough = 6 if cell.hidden_phrasings else 2
     drawn = draw_distinct("make", "seeds", random, count=enough * cell.seeds, forbidden=True)
     known = tuple(template.split(" {")[0] for template in MAKE[cell.hidden_phrasings :])

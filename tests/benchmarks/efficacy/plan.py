@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.benchmarks.efficacy.arms import COMPARISONS, CORE_ARMS, REFERENCES, TRIALS
+from tests.benchmarks.efficacy.arms import ABLATIONS, COMPARISONS, CORE_ARMS, REFERENCES, TRIALS
 from tests.benchmarks.efficacy.cells import Cell, all_cells, axis_cells, core_cells, quick_cells
 
 TIERS = {"quick": quick_cells, "core": core_cells, "axes": axis_cells, "all": all_cells}
@@ -22,6 +22,8 @@ def choose_arms(cell: Cell) -> Iterator[str]:
     """The default with oracle and unguarded everywhere; the rest in the grid of one random seed."""
     # Where every row is harmful there is nothing to learn, and no oracle.
     yield from CORE_ARMS if cell.harm_share < 1 else (arm for arm in CORE_ARMS if arm != "oracle")
+    if cell.mistaken_seeds or cell.seeds < 30:
+        yield "certified"
     grid = Cell(task=cell.task, learning_rate=cell.learning_rate, rows=cell.rows, epochs=cell.epochs)
     if cell != grid:
         return
@@ -30,8 +32,9 @@ def choose_arms(cell: Cell) -> Iterator[str]:
     if place == (2, 2000) or (cell.learning_rate in (1, 4) and cell.rows in (200, 20_000)):
         yield from COMPARISONS
     if place in ((2, 2000), (4, 2000)):
-        yield from TRIALS
+        yield from ("without_kl", "always_watched", *TRIALS)
 
 
 def _rank(arm: str) -> int:
-    return next(rank for rank, arms in enumerate((CORE_ARMS, REFERENCES, COMPARISONS, TRIALS)) if arm in arms)
+    ranks = (CORE_ARMS, REFERENCES, ABLATIONS, COMPARISONS, TRIALS)
+    return next(rank for rank, arms in enumerate(ranks) if arm in arms)

@@ -44,6 +44,7 @@ class Workshop:
         tokenizer: Its tokenizer.
         vector: Files of the security vector, as `pack_vector` gives them.
         floor: τ of the mixture, nats per token.
+        certified: Whether the vector passed its certificate.
         step_seconds: Median step time of the last training.
     """
 
@@ -53,6 +54,7 @@ class Workshop:
     tokenizer: Any
     vector: dict[str, bytes]
     floor: float
+    certified: bool = True
     step_seconds: float = 0.0
 
     def encode(self, records: list[ChatRecord]) -> list[EncodedRecord]:

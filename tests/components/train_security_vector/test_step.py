@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from secvec.components.shared.adapters import adapter_tensors, base_tensors, vector_digest
+from secvec.components.shared.adapters import (
+    adapter_tensors,
+    attach_vector,
+    base_tensors,
+    pack_vector,
+    vector_digest,
+)
 from secvec.components.shared.artifacts import building, fetch, publish
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import digest_model_folder, digest_tensors, load_model
@@ -66,6 +72,16 @@ def test_rule_2_a_trained_vector_leaves_training_frozen(toy: Any, tmp_path: Path
     trained = train_briefly(toy, load_model(toy.base), tmp_path)
     assert not [name for name, p in trained.model.named_parameters() if p.requires_grad]
     assert not trained.model.training
+
+
+def test_a_vector_of_a_bfloat16_base_is_certified_and_sealed_as_such(
+    toy: Any, bf16_base: Path, tmp_path: Path
+) -> None:
+    trained = train_briefly(toy, load_model(bf16_base), tmp_path)
+    tensors = adapter_tensors(trained.model, "vector")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    again = attach_vector(load_model(bf16_base), pack_vector(trained.model))
+    assert vector_digest(again) == vector_digest(trained.model)
 
 
 def test_rule_4_the_vector_is_nowhere_on_the_disk(
