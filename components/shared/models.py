@@ -249,12 +249,15 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         SecvecError: No tokenizer, no chat template, or no end-of-sequence token.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     check_model_folder(path)
     wanted = "a fast tokenizer (tokenizer.json) with a chat template and an eos token"
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        # AutoTokenizer takes a model type's own class where the folder names none in particular, and some
+        # of those, Qwen2's for one, put their own way of splitting words in place of tokenizer.json's.
+        loader: Any = PreTrainedTokenizerFast if _names_no_class(path) else AutoTokenizer
+        tokenizer: Any = loader.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare ones
         raise SecvecError("has no usable tokenizer", where=str(path), accepted=wanted) from error
     if not tokenizer.is_fast or not tokenizer.chat_template or tokenizer.eos_token_id is None:
@@ -262,6 +265,12 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _names_no_class(path: Path) -> bool:
+    config = path / "tokenizer_config.json"
+    named = json.loads(config.read_text()).get("tokenizer_class") if config.exists() else None
+    return named in ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -3,9 +3,9 @@
 Do the tests notice when the code is wrong? mutmut changes one thing at a time in the gate, the audit log and
 the absence proof, and runs the tests that reach it. OUT/<area> is a copy of the tree, laid out as mutmut
 wants it (``src/secvec/...``); a run that was ended goes on where it was. Writes OUT/<area>.json with every
-survivor's diff. Exit status 1 if an area is done and fewer than 90% of its mutants were killed. All areas take
-some 700 minutes of a processor; `--sample` tests so many of each, drawn at random, and gives the interval of the
-share.
+survivor's diff. Exit status 1 if an area is done and fewer than 90% of its mutants were killed. All areas
+take some 700 minutes of a processor; `--sample` tests so many of each, drawn at random, and the interval of
+the share (95%, Clopper and Pearson) says what that is worth.
 
 Left alone are the words of errors and reports: lines that say ``accepted=`` or ``where=``.
 """

@@ -25,7 +25,5 @@ def base_folder(architecture: str) -> Path:
     """The base of an architecture, built unless it is in the cache."""
     if architecture == "llama":
         return cached_base(cache_folder() / "demo")
-    # at the Llama's 5e-3 Qwen's biases keep it from learning to refuse
-    rate = 2e-3 if architecture == "qwen2" else TinyLlama().learning_rate
-    settings = TinyLlama(architecture=architecture, options=ARCHITECTURES[architecture], learning_rate=rate)
+    settings = TinyLlama(architecture=architecture, options=ARCHITECTURES[architecture])
     return cached_base(cache_folder() / "demo", settings=settings)

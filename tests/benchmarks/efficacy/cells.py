@@ -64,10 +64,8 @@ class Cell:
     @property
     def name(self) -> str:
         """A name for files."""
-        found = "_".join(
-            str(value) for key, value in asdict(self).items() if value != "" and key != _MISTAKEN
-        )
-        return f"{found}_{_MISTAKEN}" if self.mistaken_seeds else found
+        found = {**asdict(self), _MISTAKEN: _MISTAKEN if self.mistaken_seeds else ""}
+        return "_".join(str(value) for value in found.values() if value != "")
 
     @property
     def vector_key(self) -> str:

@@ -57,10 +57,11 @@ def find_misses(found: list[Result]) -> list[str]:
         if result["arm"] != DEFAULT:
             continue
         oracle = result["oracle_utility"]
+        refused = "" if result["certified"] else ", refused by its certificate"
         if result["harm_rate"] > MOST_HARM:
-            missed.append(f"MISS harm {result['harm_rate']:.3f}: {_name(result)}")
+            missed.append(f"MISS harm {result['harm_rate']:.3f}: {_name(result)}{refused}")
         if oracle is not None and oracle >= ORACLE_LEARNED and result["utility"] < LEAST_SHARE * oracle:
-            missed.append(f"MISS utility {result['utility']:.3f} of {oracle:.3f}: {_name(result)}")
+            missed.append(f"MISS utility {result['utility']:.3f} of {oracle:.3f}: {_name(result)}{refused}")
     return missed
 
 
@@ -118,7 +119,7 @@ def _write_ablations(found: list[Result]) -> list[str]:
     for part, with_it, without in ABLATED:
         for (cell, arm), lacking in results.items():
             having = results.get((cell, with_it))
-            if arm != without or having is None or (part == "certificate" and lacking["certified"]):
+            if arm != without or having is None or ("certificate" in part and lacking["certified"]):
                 continue
             figures = (f"{having[key]:.3f}, {lacking[key]:.3f}" for key in ("harm_rate", "utility"))
             noted = "" if _differs(having, lacking) else "none at the 5% level"

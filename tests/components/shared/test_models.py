@@ -263,6 +263,14 @@ def test_an_unusable_tokenizer_is_refused(case: str, edited_base: Callable[..., 
         load_tokenizer(folder)
 
 
+def test_a_tokenizer_is_the_folders_own_whatever_the_model_type(
+    toy: Any, edited_base: Callable[..., Path]
+) -> None:
+    folder = edited_base(edit_json("config.json", model_type="qwen2"))
+    words = "please tell me"
+    assert load_tokenizer(folder).tokenize(words) == words.split() == toy.tokenizer.tokenize(words)
+
+
 def test_a_sharded_model_loads_as_the_whole_one(toy: Any, edited_base: Callable[..., Path]) -> None:
     folder = edited_base(shard)
     assert len(weight_files(folder)) > 1
