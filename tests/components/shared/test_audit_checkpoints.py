@@ -60,6 +60,14 @@ def test_a_log_without_checkpoints_says_so(log: Path) -> None:
     assert (verify_log().checkpoints, verify_log().covered) == (0, 0)
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_counts(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(1)
+    waits: list[int] = []
+    monkeypatch.setattr("os.fsync", waits.append)
+    write_checkpoint()
+    assert waits
+
+
 def test_a_log_cut_back_is_found(log: Path) -> None:
     fill(3)
     write_checkpoint()
@@ -87,6 +95,29 @@ def test_a_fork_is_found(log: Path) -> None:
     fill(3)
     assert audit.verify().size == 5
     with pytest.raises(SecvecError, match="was rewritten before line 4"):
+        verify_log()
+
+
+def test_logs_that_share_a_pin_are_told_apart(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECVEC_AUDIT_PIN", str(log.parent / "pins"))
+    fill(3)
+    write_checkpoint()
+    monkeypatch.setenv("SECVEC_AUDIT_LOG", str(log.parent / "other.jsonl"))
+    fill(5)
+    write_checkpoint()
+    assert (verify_log().checkpoints, verify_log().covered) == (2, 5)
+    # a log that is named is the one that is looked at, whatever the environment names
+    assert audit.verify(str(log)).size == 3
+    assert (verify_log(str(log)).checkpoints, verify_log(str(log)).covered) == (2, 3)
+
+
+def test_the_checkpoint_of_an_empty_log_holds_for_what_is_appended(log: Path) -> None:
+    log.touch()
+    assert verify_log().state == LogState()
+    fill(1)
+    write_checkpoint()
+    log.write_bytes(b"")
+    with pytest.raises(SecvecError, match="is another log"):
         verify_log()
 
 
@@ -157,6 +188,7 @@ def test_a_log_on_s3(object_log: str) -> None:
     assert audit.verify().size == 5
     write_checkpoint()
     assert (verify_log().state.size, verify_log().covered) == (5, 5)
+    assert verify_log(f"{object_log}/") == verify_log()
 
 
 def objects(uri: str) -> tuple[Any, str, list[str]]:
