@@ -170,8 +170,8 @@ def attach_vector(model: PreTrainedModel | PeftModel, files: Mapping[str, bytes]
 def round_vector(model: PeftModel) -> None:
     """Store a trained vector in the base's own precision where that is bfloat16.
 
-    PEFT keeps adapters in float32 so that they can learn. A frozen one need not, and as float32 it makes every
-    layer's product and sum a float32 one: a step behind it took half as long again.
+    PEFT keeps adapters in float32 so that they can learn. A frozen one need not, and as float32 it makes
+    every layer's product and sum a float32 one: a step behind it took half as long again.
 
     Args:
         model: PEFT model with the vector attached.

@@ -34,7 +34,9 @@ def cover_rate(n: int, rate: float, *, draws: int, seed: int = 0) -> tuple[float
 def cover_clustered_rate(n: int, rate: float, *, draws: int, seed: int = 0) -> tuple[float, float]:
     """Coverage where each prompt has five answers that resemble each other (intraclass correlation 1/3)."""
     random = np.random.default_rng(seed)
-    bounds = [bound_clustered_rate(_draw_shares(random, n, rate), samples=SAMPLES) for _ in range(draws)]
+    bounds = [
+        bound_clustered_rate(list(_draw_shares(random, n, rate)), samples=SAMPLES) for _ in range(draws)
+    ]
     return _cover(bounds, np.ones(draws), rate)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from secvec.components.fine_tune_guarded.config import FineTuneConfig
+from secvec.components.fine_tune_guarded.config import FineTuneConfig, Task
 from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.fine_tune_guarded.training import _arguments
@@ -74,7 +74,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def open_lane(way: str, task: str, size: str, *, device: torch.device, work: Path) -> Lane:
+def open_lane(way: str, task: Task, size: str, *, device: torch.device, work: Path) -> Lane:
     """Build the model of a way with its vector, which is random: its cost does not depend on its values."""
     hidden, wide, layers, heads, kv, vocabulary, rows, length, dtype = SIZES[size]
     torch.manual_seed(0)
@@ -132,15 +132,15 @@ class Open(Mixture):
         """Never."""
 
 
-def measure(task: str, size: str, *, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
+def measure(task: Task, size: str, *, rounds: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Median seconds per step of each way, and what they are to the unguarded one."""
     ways = [way for way in WAYS if way != "always_folded" or _can_fold(task, size)]
     with tempfile.TemporaryDirectory() as folder:
-        lanes = {}
+        lanes: dict[str, Lane] = {}
         peaks = {}
         for way in ways:
             lane, peaks[way] = _alone(way, task, size, device=device, work=Path(folder))
-            if device.type == "cpu":
+            if lane:
                 lanes[way] = lane
         for way in ways:  # on an accelerator, memory is measured with one model there at a time
             lanes[way] = lanes.get(way) or open_lane(way, task, size, device=device, work=Path(folder))
@@ -171,7 +171,7 @@ def _can_fold(task: str, size: str) -> bool:
     return task == "lora" and SIZES[size][-1] == torch.float32
 
 
-def _alone(way: str, task: str, size: str, *, device: torch.device, work: Path) -> tuple[Lane | None, int]:
+def _alone(way: str, task: Task, size: str, *, device: torch.device, work: Path) -> tuple[Lane | None, int]:
     """Peak memory of three steps with no other model on the device; on a CPU the lane itself."""
     if device.type == "cpu":
         return open_lane(way, task, size, device=device, work=work), 0

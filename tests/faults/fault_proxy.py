@@ -273,7 +273,7 @@ def _reset(client: socket.socket) -> None:
 
 
 def _read_head(stream: Any) -> Message | None:
-    lines = []
+    lines: list[bytes] = []
     while line := stream.readline():
         if line in (b"\r\n", b"\n"):
             if lines:

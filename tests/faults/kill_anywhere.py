@@ -46,7 +46,8 @@ def main() -> int:
     reference = _find_reference(out)
     chains = _plan(reference["points"], seed=options.seed, points=options.points)
     wanted = range(len(chains)) if options.chain is None else [options.chain]
-    started, running = time.monotonic(), set()
+    started = time.monotonic()
+    running: set[int] = set()
     for number in wanted:
         done = out / f"chain-{options.seed}-{number}.json"
         if done.exists() and options.chain is None:
@@ -87,7 +88,8 @@ def run_chain(
     """Run, kill and go on until the last run is let through; give what was killed and what was wrong."""
     folder = out / f"work-{number}-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
-    met, problems = [], []
+    met: list[dict[str, Any]] = []
+    problems: list[str] = []
     run = Run(folder, config=out / "inputs" / "config.yaml")
     told: dict[str, Any] = {}
     before = look_at_leftovers(folder)

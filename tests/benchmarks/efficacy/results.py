@@ -135,11 +135,12 @@ def _draw(found: list[Result], file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
     for number, arm in enumerate(ARMS):
-        points = [(100 * r["harm_rate"], 100 * r["utility"]) for r in found if r["arm"] == arm]
-        if points:
+        own = [r for r in found if r["arm"] == arm]
+        if own:
             marker = "*" if arm == DEFAULT else "osD^v<>PX"[number % 9]
             axes.scatter(
-                *zip(*points, strict=True),
+                [100 * r["harm_rate"] for r in own],
+                [100 * r["utility"] for r in own],
                 label=arm,
                 marker=marker,
                 alpha=0.7,

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,6 +31,9 @@ from tests.benchmarks.efficacy.cells import LEARNING_RATES, Cell, CellData, make
 RANK = 8
 BATCH = 32
 PRIOR = 0.1
+
+
+M = TypeVar("M", bound=Mixture)
 
 
 @dataclass
@@ -119,7 +122,7 @@ class Workshop:
         rows = [*self.encode(records), *rehearsed]
         return self.train(self.model(vector=False), rows, OneBranch(with_vector=False))
 
-    def begin(self, objective: Mixture) -> Mixture:
+    def begin(self, objective: M) -> M:
         """Let a mixture know the attribution of the rows, before any training."""
         rows = self.encode(self.data.rows)
         model = attach_vector(load_model(self.base), self.vector)
