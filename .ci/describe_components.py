@@ -21,6 +21,7 @@ COMPONENTS = Path(__file__).parents[1] / "components"
 MARK = "<!-- custom-content -->"
 _TAGS = {
     "ingest_data": "data-processing",
+    "read_share": "data-processing",
     "train_security_vector": "training",
     "fine_tune_guarded": "training",
     "remove_security_vector": "training",

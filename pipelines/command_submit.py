@@ -116,7 +116,7 @@ def prepare(
     run = read_run_config(config)
     if scheduled and run.skip_unchanged is None:
         run = run.model_copy(update={"skip_unchanged": True})
-    compiled = compile_pipeline(workspace=settings.workspace_claim is not None)
+    compiled = compile_pipeline(workspace=settings.workspace_claim is not None, sharded=run.sharded)
     return compiled, make_parameters(run, settings, compiled=compiled, where=str(config))
 
 

@@ -12,24 +12,28 @@ from secvec.components.shared.errors import SecvecError
 from secvec.pipelines.guarded_fine_tuning.config import RunConfig
 
 
-def compile_to(path: Path, *, config: RunConfig | None = None, workspace: bool = False) -> None:
+def compile_to(
+    path: Path, *, config: RunConfig | None = None, workspace: bool = False, sharded: bool = False
+) -> None:
     """Write the compiled pipeline, whole or not at all.
 
     Args:
         path: YAML file to write.
         config: Values that become the pipeline's defaults; without one, only the code digest has a default.
         workspace: Whether steps with a model keep their caches on a volume claim, which is then a parameter.
+        sharded: Whether training rows are read in shares; also where the config says so.
 
     Raises:
         SecvecError: The file cannot be written or is not named ``.yaml``.
     """
     from kfp import compiler
 
-    from secvec.pipelines.guarded_fine_tuning.pipeline import guarded_fine_tuning, with_workspace
+    from secvec.pipelines.guarded_fine_tuning.pipeline import choose_pipeline
 
     if path.suffix != ".yaml":
         raise SecvecError("is no YAML file name", where=str(path), accepted="a name that ends in .yaml")
-    chosen = with_workspace() if workspace else guarded_fine_tuning
+    sharded = sharded or (config is not None and config.sharded)
+    chosen = choose_pipeline(workspace=workspace, sharded=sharded)
     partial = path.with_name(f".{secrets.token_hex(8)}.yaml")
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -68,7 +68,7 @@ def run_locally(
     written.write_text(job.model_dump_json(indent=2) + "\n")
     follow(
         [sys.executable, "-m", "secvec.pipelines.worker", str(written)],
-        steps=expected_steps(control_arm=config.control_arm),
+        steps=expected_steps(control_arm=config.control_arm, shares=config.ingest_shares),
         environment=step_environment(output, base_model=config.base_model),
         output=output,
         console=console,
@@ -76,12 +76,14 @@ def run_locally(
     return JobOutcome.model_validate(json.loads(job.outcome.read_text()))
 
 
-def expected_steps(*, control_arm: bool) -> list[str]:
+def expected_steps(*, control_arm: bool, shares: int = 1) -> list[str]:
     """Names under which the steps of a run report, in order."""
     arms = ["guarded", "unguarded"] if control_arm else ["guarded"]
     trained = [f"{step} ({arm})" for arm in arms for step in ("fine_tune_guarded", "remove_security_vector")]
+    read = [f"read_share ({number} of {shares})" for number in range(1, shares + 1)] if shares > 1 else []
     return [
         "open_mlflow_run",
+        *read,
         "ingest_data",
         "compare_champion",
         "train_security_vector",

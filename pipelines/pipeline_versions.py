@@ -48,11 +48,12 @@ class PipelineVersion:
     name: str
 
 
-def compile_pipeline(*, workspace: bool = False) -> CompiledPipeline:
+def compile_pipeline(*, workspace: bool = False, sharded: bool = False) -> CompiledPipeline:
     """Compile the pipeline of this installation: the same code gives the same bytes.
 
     Args:
         workspace: Whether steps with a model keep their caches on a volume claim.
+        sharded: Whether training rows are read in shares.
     """
     import yaml
 
@@ -60,7 +61,7 @@ def compile_pipeline(*, workspace: bool = False) -> CompiledPipeline:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compile_to(path, workspace=workspace)
+        compile_to(path, workspace=workspace, sharded=sharded)
         content = path.read_bytes()
     return CompiledPipeline(content=content, spec=next(yaml.safe_load_all(content)))
 

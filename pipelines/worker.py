@@ -67,13 +67,14 @@ def run_job(job: Job) -> JobOutcome:
         SecvecError: MLflow or the container engine cannot be reached, or the pipeline ended without its
             results.
     """
-    from secvec.pipelines.guarded_fine_tuning.pipeline import guarded_fine_tuning
+    from secvec.pipelines.guarded_fine_tuning.pipeline import choose_pipeline
 
+    pipeline = choose_pipeline(sharded="shares" in job.parameters)
     name = "{guard}-{task}-seed{seed}".format_map(job.parameters)
     with _shared_mlflow_run(name, artifacts=job.artifacts) as run_id:
         _choose_runner(job)
-        _forget_retries(guarded_fine_tuning.pipeline_spec)
-        guarded_fine_tuning(**job.parameters)
+        _forget_retries(pipeline.pipeline_spec)
+        pipeline(**job.parameters)
         kept = _find_kept_verdict(job.work)
         return JobOutcome(
             run_id=run_id,

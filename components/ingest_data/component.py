@@ -15,6 +15,7 @@ def ingest_data(
     store: str,
     overrides: dict,
     code_digest: str,
+    shares: list = [],  # noqa: B006 - KFP reads the default, nothing writes it
     dataset: dsl.Output[dsl.Dataset],
 ) -> None:
     """Read every source into canonical chat records, split them and refuse what would spoil the evaluation.
@@ -29,6 +30,7 @@ def ingest_data(
         store: URI of the folder or bucket prefix where artifacts are published.
         overrides: Settings by step name; this step reads ``ingest_data``.
         code_digest: Digest of the code that runs, part of the cache key.
+        shares: References, as JSON, to shares of the training rows that were read elsewhere; none by default.
         dataset: Reference to the published dataset.
     """
     from secvec.components.shared.progress import running_step
@@ -37,6 +39,7 @@ def ingest_data(
         from secvec.components.ingest_data.config import IngestConfig, Sources
         from secvec.components.ingest_data.step import ingest_data as ingest
         from secvec.components.shared.overrides import read_step_settings
+        from secvec.components.shared.references import Reference
 
         sources = Sources(
             training_data=tuple(training_data),
@@ -47,4 +50,5 @@ def ingest_data(
             kept_prompts=kept_prompts,
         )
         config = read_step_settings(overrides, "ingest_data", IngestConfig)
-        ingest(sources=sources, store=store, config=config).write(dataset)
+        read = [Reference.model_validate_json(share) for share in shares]
+        ingest(sources=sources, store=store, config=config, shares=read).write(dataset)

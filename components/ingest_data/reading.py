@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
 from pathlib import Path
@@ -30,6 +31,19 @@ from secvec.components.shared.progress import Progress
 from secvec.components.shared.storage import local_path, scheme_of
 
 Read = Callable[[Shard], tuple[Path, Account]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several machines reads of a source: each n-th of its files, or of the shards of few files.
+
+    Attributes:
+        number: Which one, from 0.
+        of: How many there are.
+    """
+
+    number: int
+    of: int
 
 
 class SourcePlan:
@@ -57,13 +71,22 @@ class SourcePlan:
         )
         return sum(path.stat().st_size for path in local if path.is_file())
 
-    def make_shards(self) -> Iterator[Shard]:
-        """Yield all shards in the order of their rows."""
+    def make_shards(self, share: Share | None = None) -> Iterator[Shard]:
+        """Yield shards in the order of their rows: all of them, or those of a share.
+
+        Files that no shard of the share is of are not brought here.
+        """
+        share = share or Share(0, 1)
+        whole_files = len(self.files) >= share.of
         names: Counter[str] = Counter()
         for number, file in enumerate(self.files):
             names[file.name] += 1
             again = names[file.name]
-            yield from self._cut(number, file, file.name if again == 1 else f"{file.name}#{again}")
+            if whole_files and number % share.of != share.number:
+                continue
+            shards = self._cut(number, file, file.name if again == 1 else f"{file.name}#{again}")
+            first, step = (0, 1) if whole_files else (share.number, share.of)
+            yield from itertools.islice(shards, first, None, step)
 
     def drop_files(self, before: int) -> None:
         """Remove the private copies of files whose shards have all been read."""
@@ -105,7 +128,7 @@ def read_source(plan: SourcePlan, read: Read, *, config: IngestConfig, workers: 
     result = SourceResult(plan.name, ignored=[one for file in plan.files for one in file.ignored])
     done = 0
     try:
-        for shard, (folder, account) in _read_all(plan.make_shards(), read, workers=workers):
+        for shard, (folder, account) in read_shards(plan.make_shards(), read, workers=workers):
             if shard.file and len(result.counts) == shard.file:
                 _finish_file(plan, result, config)
                 plan.drop_files(shard.file)
@@ -130,7 +153,7 @@ def _finish_file(plan: SourcePlan, result: SourceResult, config: IngestConfig) -
     check_file_count(plan.name, count, where=where, config=config)
 
 
-def _read_all(
+def read_shards(
     shards: Iterator[Shard], read: Read, *, workers: int
 ) -> Iterator[tuple[Shard, tuple[Path, Account]]]:
     """Read shards and yield what became of them, in their order."""

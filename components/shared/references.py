@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secvec.components.shared.errors import SecvecError
 
-Kind = Literal["dataset", "vector", "task_result", "model", "evaluation", "verdict", "checkpoint"]
+Kind = Literal["dataset", "share", "vector", "task_result", "model", "evaluation", "verdict", "checkpoint"]
 
 
 class Reference(BaseModel):

@@ -45,6 +45,12 @@ class RunConfig(Settings):
         description="true or false: stop after ingestion if nothing has changed since the champion; "
         "by default, scheduled runs do and others do not",
     )
+    ingest_shares: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="pods that read a share of the training rows each, 1 to 1000; for rows too many for one",
+    )
     image: str = Field(default="secvec-cpu:0.1.0", min_length=1, description="container image of every step")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="a mapping of step names to mappings of settings"
@@ -52,12 +58,19 @@ class RunConfig(Settings):
 
     def to_parameters(self, *, store: str, code_digest: str) -> dict[str, Any]:
         """Give the pipeline's parameters."""
-        return self.model_dump() | {
+        sharded = {"shares": list(range(self.ingest_shares))} if self.sharded else {}
+        return self.model_dump(exclude={"ingest_shares"}) | {
             "store": store,
             "code_digest": code_digest,
             "skip_unchanged": bool(self.skip_unchanged),
             "training_image": self.image,
+            **sharded,
         }
+
+    @property
+    def sharded(self) -> bool:
+        """Whether training rows are read in shares, which is another pipeline."""
+        return self.ingest_shares > 1
 
 
 def read_run_config(path: Path) -> RunConfig:

@@ -18,6 +18,7 @@ from secvec.components.evaluate_harm.component import evaluate_harm
 from secvec.components.fine_tune_guarded.component import fine_tune_guarded
 from secvec.components.gate_promotion.component import gate_promotion
 from secvec.components.ingest_data.component import ingest_data
+from secvec.components.read_share.component import read_share
 from secvec.components.record_outcome.component import record_outcome
 from secvec.components.remove_security_vector.component import remove_security_vector
 from secvec.components.train_security_vector.component import train_security_vector
@@ -130,6 +131,7 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
     image_pull_secret: str = "secvec-registry",
     environment: str = "secvec-environment",
     workspace_claim: str = "secvec-workspace",
+    shares: list[int] = [],  # noqa: B006
 ) -> None:
     """Train a vector, fine-tune under its guard, remove it, evaluate every arm and gate the promotion.
 
@@ -165,6 +167,7 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
         image_pull_secret: Secret for the image registry; need not be there.
         environment: Config map with the addresses of MLflow and S3, the audit log and the like.
         workspace_claim: Volume claim on which steps with a model keep their caches and checkpoints.
+        shares: Numbers from 0, one for each pod that reads a share of the training rows.
     """
     placement = Placement(
         image=image,
@@ -180,10 +183,19 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
         storage_secret=storage_secret,
         image_pull_secret=image_pull_secret,
         environment=environment,
-        # Empty only where it is no parameter: see _without_workspace.
+        # Empty only where it is no parameter: see choose_pipeline.
         workspace_claim=workspace_claim or None,
     )
     common: dict[str, Any] = {"store": store, "code_digest": code_digest}
+    sources = {
+        "training_data": training_data,
+        "harmful_seeds": harmful_seeds,
+        "benign_anchors": benign_anchors,
+        "harm_prompts": harm_prompts,
+        "skill_prompts": skill_prompts,
+        "kept_prompts": kept_prompts,
+        "overrides": overrides,
+    }
     choices: dict[str, Any] = {
         "guard": guard,
         "task": task,
@@ -195,18 +207,8 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     recorded = _add(record_outcome, placement, store=store, run=run)
     with dsl.ExitHandler(recorded, name="run"):
-        ingested = _add(
-            ingest_data,
-            placement,
-            training_data=training_data,
-            harmful_seeds=harmful_seeds,
-            benign_anchors=benign_anchors,
-            harm_prompts=harm_prompts,
-            skill_prompts=skill_prompts,
-            kept_prompts=kept_prompts,
-            overrides=overrides,
-            **common,
-        )
+        read = {} if shares is None else _read_shares(placement, shares=shares, **sources, **common)
+        ingested = _add(ingest_data, placement, **sources, **common, **read)
         # What lies behind a URI can change while the URI does not; so can the champion.
         ingested.set_caching_options(False)
         known = common | {"base_model": base_model, "dataset": ingested.outputs["dataset"]}
@@ -227,17 +229,27 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
                 flow.judge(model=flow.train("guarded", guard=guard))
 
 
-def _without_workspace(define: Callable[..., None]) -> Callable[..., None]:
-    """Take the volume claim from the parameters of the pipeline's function, and mount none."""
+def _read_shares(placement: Placement, *, shares: Any, **arguments: Any) -> dict[str, Any]:
+    """Have the training rows read by several tasks; gives what tells the next step of it."""
+    with dsl.ParallelFor(shares, name="share") as share:
+        read = _add(read_share, placement, share=share, shares=shares, **arguments)
+        read.set_caching_options(False)
+    return {"shares": dsl.Collected(read.output)}
 
-    @wraps(define)
-    def without(*arguments: Any) -> None:
-        define(*arguments, workspace_claim="")
+
+def _fix(define: Callable[..., None], **values: Any) -> Callable[..., None]:
+    """Take parameters from the pipeline's function and give them a value once for all."""
 
     signature = inspect.signature(define)
-    kept = [one for name, one in signature.parameters.items() if name != "workspace_claim"]
-    without.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    return without
+    kept = [one for name, one in signature.parameters.items() if name not in values]
+
+    @wraps(define)
+    def fixed(*arguments: Any) -> None:
+        given = zip((one.name for one in kept), arguments, strict=True)
+        define(**dict(given), **values)
+
+    fixed.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return fixed
 
 
 def _make_pipeline(define: Callable[..., None]) -> Any:
@@ -252,12 +264,18 @@ def _make_pipeline(define: Callable[..., None]) -> Any:
     return make(define)
 
 
-def with_workspace() -> Any:
-    """Give the pipeline whose steps with a model keep their caches on a volume claim.
+def choose_pipeline(*, workspace: bool = False, sharded: bool = False) -> Any:
+    """Give the pipeline with a volume claim for caches, with training rows read in shares, or with neither.
 
-    It is another pipeline because KFP can leave a secret away that is not there, but no claim.
+    They are pipelines of their own because KFP can leave a secret away that is not there, but no claim, and
+    because an ordinary run need not wait for another pod.
     """
-    return _make_pipeline(_define)
+    if not workspace and not sharded:
+        return guarded_fine_tuning
+    fixed = {} if workspace else {"workspace_claim": ""}
+    if not sharded:
+        return _make_pipeline(_fix(_define, **fixed, shares=None))
+    return _make_pipeline(_fix(_define, **fixed))
 
 
-guarded_fine_tuning = _make_pipeline(_without_workspace(_define))
+guarded_fine_tuning = _make_pipeline(_fix(_define, workspace_claim="", shares=None))

@@ -66,6 +66,7 @@ class Role:
 
 ROLES = {
     "ingest-data": Role("ingest", hours=12, grants=("attests",)),
+    "read-share": Role("ingest", hours=12),
     "compare-champion": Role("gate", hours=1, grants=("trusts",)),
     "train-security-vector": Role(
         "vector-trainer", hours=48, grants=("opens_vectors", "attests"), holds_model=True, computes=True

@@ -51,6 +51,8 @@ GRANTED = {
     "open vector": {"vector-trainer", "fine-tuner", "evaluator"},
     "seal vector": {"vector-trainer"},
     "write data": {"ingest"},
+    "write share": {"ingest"},
+    "read share": {"ingest"},
     "write task result": {"fine-tuner"},
     "write model": {"remover"},
     "write evaluation": {"evaluator"},
@@ -116,6 +118,7 @@ def vector(server: Server, users: dict[str, dict[str, str]], key: Path) -> Itera
         text = text.replace("arn:aws:iam::ACCOUNT:role/", "arn:aws:iam:::user/").replace("BUCKET", "roles")
         client.put_bucket_policy(Bucket="roles", Policy=text)
         s3.write_object("s3://roles/store/dataset/x/rows.jsonl", b"{}", create_only=False)
+        s3.write_object("s3://roles/store/share/x/share.json", b"{}", create_only=False)
         certificate = {
             "passed": True,
             "base_digest": BASE,
@@ -185,6 +188,8 @@ ACTIONS: dict[str, Callable[[Reference], Any]] = {
     "open vector": lambda vector: open_vector(vector, base_digest=BASE, opened_by="fine_tune_guarded"),
     "seal vector": seal,
     "write data": write("store/dataset/y/rows.jsonl"),
+    "write share": write("store/share/y/share.json"),
+    "read share": lambda vector: s3.read_object("s3://roles/store/share/x/share.json"),
     "write task result": write("store/task_result/y/x"),
     "write model": write("store/model/y/x"),
     "write evaluation": write("store/evaluation/y/x"),

@@ -91,8 +91,8 @@ def secvec(
 
     compile_anew = pipeline_versions.compile_pipeline
 
-    def compile_once(*, workspace: bool) -> Any:
-        return compile_anew(workspace=True) if workspace else compiled
+    def compile_once(*, workspace: bool, sharded: bool) -> Any:
+        return compile_anew(workspace=workspace, sharded=sharded) if workspace or sharded else compiled
 
     monkeypatch.setattr(pipeline_versions, "compile_pipeline", compile_once)
     before = signal.getsignal(signal.SIGTERM)

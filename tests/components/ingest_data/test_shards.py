@@ -16,7 +16,9 @@ import pytest
 
 from secvec.components.ingest_data import reading, shards
 from secvec.components.ingest_data.config import IngestConfig, Sources
-from secvec.components.ingest_data.step import ingest_data
+from secvec.components.ingest_data.reading import Share
+from secvec.components.ingest_data.step import ingest_data, read_share
+from secvec.components.shared.artifacts import fetch
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.records import read_records
 
@@ -59,6 +61,61 @@ def test_the_digest_is_the_same_however_files_are_cut_listed_and_read(
     many.sources["training_data"] = [str(many.folder / "set")]
     assert digest(many, workers=1) == first
     assert digest(many, workers=2) == first
+
+
+def read_in_shares(world: Any, of: int, **config: Any) -> list[Any]:
+    """Read each share as on a machine of its own."""
+    settings = IngestConfig.read({"duplicates": "drop", "workers": 1, **config}, where="config")
+    sources = Sources.read(world.sources, where="sources")
+    numbers = range(of)
+    store = str(world.store)
+    return [
+        read_share(sources=sources, store=store, config=settings, share=Share(number, of))
+        for number in numbers
+    ]
+
+
+def put_together(world: Any, shares: list[Any]) -> str:
+    settings = IngestConfig.read({"duplicates": "drop", "workers": 1}, where="config")
+    sources = Sources.read(world.sources, where="sources")
+    return ingest_data(sources=sources, store=str(world.store), config=settings, shares=shares).digest
+
+
+# Three files: by two or three machines whole files are read, by five or more shards of them.
+@pytest.mark.parametrize("of", [2, 3, 5, 40])
+def test_shares_put_together_are_the_dataset_that_one_machine_makes(
+    many: Any, of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = digest(many, workers=1)
+    shares = read_in_shares(many, of)
+    read = [path.name for share in shares for path in fetch(share).iterdir() if path.is_dir()]
+    assert len(read) == len(set(read))
+
+    def refuse(self: Any) -> Any:
+        if self._shard.source == "training_data":
+            raise AssertionError(f"{self._shard.name} is read again")
+        return whole(self)
+
+    whole = shards._ShardReader.read
+    monkeypatch.setattr(shards._ShardReader, "read", refuse)
+    assert put_together(many, shares) == alone
+    if of <= 3:
+        assert len({len(list(fetch(share).iterdir())) for share in shares}) == (1 if of == 3 else 2)
+
+
+def test_what_no_share_holds_is_read_by_the_step(many: Any) -> None:
+    alone = digest(many, workers=1)
+    assert put_together(many, read_in_shares(many, 3)[1:]) == alone
+    # Shares of other settings hold nothing that fits.
+    assert put_together(many, read_in_shares(many, 2, normalise="NFC")) == alone
+
+
+def test_a_share_that_was_changed_is_refused(many: Any) -> None:
+    share = read_in_shares(many, 2)[0]
+    rows = next(fetch(share).rglob("training.jsonl"))
+    rows.write_bytes(rows.read_bytes().replace(b"answer", b"ANSWER", 1))
+    with pytest.raises(SecvecError, match=r"training\.jsonl"):
+        put_together(many, [share])
 
 
 def test_lines_are_numbered_through_a_file_that_is_cut(many: Any) -> None:

@@ -1,0 +1,1 @@
+"""Records how a run ended, also when it failed."""
