@@ -187,7 +187,7 @@ def _define(  # noqa: PLR0917 - KFP calls a pipeline's function with positional 
         workspace_claim=workspace_claim or None,
     )
     common: dict[str, Any] = {"store": store, "code_digest": code_digest}
-    sources = {
+    sources: dict[str, Any] = {
         "training_data": training_data,
         "harmful_seeds": harmful_seeds,
         "benign_anchors": benign_anchors,
