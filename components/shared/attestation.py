@@ -133,6 +133,8 @@ def verify_statement(
     try:
         if set(envelope) != {"payload", "payloadType", "signatures"}:
             raise ValueError("it is not an envelope")
+        if any(set(signature) != {"keyid", "sig"} for signature in envelope["signatures"]):
+            raise ValueError("a signature holds more than key id and signature")
         # from_dict rewrites what it is given
         parsed = Envelope.from_dict(copy.deepcopy(dict(envelope)))
         if parsed.payload_type != PAYLOAD_TYPE:

@@ -97,6 +97,7 @@ def test_each_edit_is_refused(envelope: dict) -> None:
         {**envelope, "signatures": [{**envelope["signatures"][0], "keyid": "0" * 64}]},
         {**envelope, "signatures": [{**envelope["signatures"][0], "sig": "AAAA"}]},
         {**envelope, "signatures": [{**envelope["signatures"][0], "sig": "?"}]},
+        {**envelope, "signatures": [{**envelope["signatures"][0], "payload": envelope["payload"]}]},
         {**envelope, "signatures": None},
         {**envelope, "payload": "AA"},
         {**envelope, "payload": envelope["payload"] + "\n"},
