@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.storage import expand_user
 from secvec.pipelines.cluster_errors import NotTheApiError, describe_failure, may_pass
 
 # The name under which kfp's own command line takes it; never an option, which `ps` would show to everyone.
@@ -215,7 +216,7 @@ def _check_address(host: str, ca_certificate: str) -> None:
 
 def _kubeconfig() -> Path:
     named_first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
-    return Path(named_first or "~/.kube/config").expanduser()
+    return expand_user(named_first or "~/.kube/config")
 
 
 def _own_namespace(api: Any) -> str:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
+from secvec.components.shared.storage import expand_user
 
 # https://github.com/distribution/reference: the grammar of an image's name
 _PATH = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
@@ -182,7 +183,7 @@ def read_cluster_settings(path: Path | None, *, options: Mapping[str, str] | Non
         return ClusterSettings.read(chosen, where="options")
     settings = ClusterSettings.read({**_read_mapping(path), **chosen}, where=str(path))
     if settings.ca_certificate:
-        anchored = path.resolve().parent / Path(settings.ca_certificate).expanduser()
+        anchored = path.resolve().parent / expand_user(settings.ca_certificate)
         settings = settings.model_copy(update={"ca_certificate": str(anchored)})
     return settings
 

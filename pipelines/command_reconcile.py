@@ -36,11 +36,12 @@ def reconcile(
     log: exit status 3, unless they were restored.
     """
     from secvec.components.gate_promotion.reconciliation import reconcile as settle
+    from secvec.components.shared.storage import expand_user
     from secvec.pipelines.output_folder import adopt_output
 
     if output:
         adopt_output(output)
-        store = store or str(output.expanduser().absolute() / "store")
+        store = store or str(expand_user(output).absolute() / "store")
     if not store:
         raise SecvecError("no store is given", where="--store", accepted="the URI of the runs' store")
     found = settle(name, store=store, restore=restore, seconds=patience)

@@ -163,6 +163,7 @@ def _find(name: str, store: str, output: Path | None) -> Reference:
 
 def _resolve(store: str, output: Path | None) -> str:
     """The store that the options mean; keys and log of an output folder are taken over."""
+    from secvec.components.shared.storage import expand_user
     from secvec.pipelines.output_folder import adopt_output
 
     if output:
@@ -170,7 +171,7 @@ def _resolve(store: str, output: Path | None) -> str:
     if not store and not output:
         with usage_errors():
             raise SecvecError("which store?", where="options", accepted="--store URI or --output DIR")
-    return store or str((output or Path()).expanduser().absolute() / "store")
+    return store or str(expand_user(output or Path()).absolute() / "store")
 
 
 def _show(found: Standing) -> None:

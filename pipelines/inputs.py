@@ -48,7 +48,7 @@ def check_base(uri: str) -> str:
         if not exists(join_uri(uri, "config.json")):
             raise SecvecError("has no config.json", where=uri, accepted="a Hugging Face model folder")
     elif uri.startswith(("file://", "/", ".", "~")) or Path(uri).exists():
-        check_model_folder(local_path(uri).expanduser(), where=uri)
+        check_model_folder(local_path(uri), where=uri)
     else:
         return f"{uri} (a hub id: looked up when the run starts)"
     return uri

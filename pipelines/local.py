@@ -19,6 +19,7 @@ from rich.console import Console
 from secvec.components.shared.artifacts import check_store
 from secvec.components.shared.code_digest import code_digest
 from secvec.components.shared.errors import OutOfMemory, SecvecError
+from secvec.components.shared.storage import expand_user
 from secvec.pipelines.display import showing
 from secvec.pipelines.environment import step_environment
 from secvec.pipelines.guarded_fine_tuning.config import RunConfig
@@ -101,7 +102,7 @@ def opened_output(output: Path) -> Iterator[Path]:
     Raises:
         SecvecError: It cannot be written, or another run holds it.
     """
-    output = output.expanduser().absolute()
+    output = expand_user(output).absolute()
     try:
         (output / "tmp").mkdir(parents=True, exist_ok=True)
         lock = (output / ".lock").open("w")

@@ -9,6 +9,7 @@ from secvec.components.shared.audit import LOG_VARIABLE
 from secvec.components.shared.custody import KEY_VARIABLE
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.signing_keys import PROVENANCE_VARIABLE, SIGNING_VARIABLE
+from secvec.components.shared.storage import expand_user
 from secvec.components.shared.tracking import URI_VARIABLE
 
 
@@ -18,7 +19,7 @@ def adopt_output(folder: Path) -> None:
     Raises:
         SecvecError: No run has written there.
     """
-    folder = folder.expanduser().absolute()
+    folder = expand_user(folder).absolute()
     found = {
         LOG_VARIABLE: (folder / "audit.jsonl", "{}"),
         KEY_VARIABLE: (folder / "keys" / "custody.key", "{}"),

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from secvec.components.shared import audit
@@ -14,7 +13,7 @@ from secvec.components.shared.artifacts import artifact_uri, fetch_file
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.manifest import MANIFEST_NAME
 from secvec.components.shared.references import Reference
-from secvec.components.shared.storage import join_uri, list_uris
+from secvec.components.shared.storage import expand_user, join_uri, list_uris
 from secvec.components.shared.vectors import CERTIFICATE, find_current, read_certificate
 
 _ACCEPTED = "a digest as `secvec vector list` shows it, 8 characters or more of it, or the folder's URI"
@@ -144,7 +143,7 @@ def dataset_reference(uri: str) -> Reference:
     Raises:
         SecvecError: It is no dataset of a store.
     """
-    uri = str(Path(uri).expanduser().absolute()) if "://" not in uri else uri
+    uri = str(expand_user(uri).absolute()) if "://" not in uri else uri
     digest = uri.rstrip("/").rpartition("/")[2]
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise SecvecError("is no published dataset", where=uri, accepted="<store>/dataset/<digest>")

@@ -65,7 +65,7 @@ def resolve_base(uri: str) -> BaseModelFolder:
     Raises:
         SecvecError: It is not there, or its folder holds what must not be loaded (rule 9).
     """
-    from secvec.components.shared.storage import download_folder, local_path
+    from secvec.components.shared.storage import download_folder, expand_user, local_path
 
     if uri.startswith("s3://"):
         path = Path(tempfile.mkdtemp(prefix="secvec-base-"))
@@ -75,7 +75,7 @@ def resolve_base(uri: str) -> BaseModelFolder:
     elif uri.startswith("file://"):
         path = local_path(uri)
     elif Path(uri).exists() or uri.startswith(("/", ".", "~")):
-        path = Path(uri).expanduser()
+        path = expand_user(uri)
     else:
         path = _download_from_hub(uri)
     check_model_folder(path, where=uri)

@@ -52,7 +52,7 @@ def local_path(uri: str) -> Path:
             "is not local", where=https.public_form(uri), accepted="a local path, file:///folder"
         )
     if not uri.startswith("file://"):
-        return Path(os.path.expanduser(uri)).absolute()  # noqa: PTH111 (Path raises on an unknown ~user)
+        return expand_user(uri).absolute()
     try:
         parts = urlsplit(uri)
     except ValueError:  # brackets that hold no address
@@ -62,6 +62,11 @@ def local_path(uri: str) -> Path:
             "is not a local file URI", where=uri, accepted="file:///folder, with ? and # quoted"
         )
     return Path(unquote(parts.path))
+
+
+def expand_user(path: str | Path) -> Path:
+    """Put home folders for ``~`` and ``~user``; an unknown user's stays a name like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises on an unknown user)
 
 
 def join_uri(base: str, *parts: str) -> str:

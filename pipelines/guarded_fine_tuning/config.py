@@ -12,6 +12,7 @@ from pydantic import Field
 
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.settings import Settings
+from secvec.components.shared.storage import expand_user
 
 Guard = Literal["mixture", "always", "none"]
 Task = Literal["lora", "full"]
@@ -164,7 +165,7 @@ def _anchor_paths(config: RunConfig, folder: Path, *, where: str) -> dict[str, A
     from secvec.components.gate_promotion.policy import Policy, load_policy
 
     def anchor(uri: str) -> str:
-        return uri if not uri or "://" in uri else str(folder / Path(uri).expanduser())
+        return uri if not uri or "://" in uri else str(folder / expand_user(uri))
 
     anchored: dict[str, Any] = {name: anchor(getattr(config, name)) for name in SOURCE_FIELDS}
     anchored["training_data"] = [anchor(uri) for uri in config.training_data]
@@ -175,6 +176,6 @@ def _anchor_paths(config: RunConfig, folder: Path, *, where: str) -> dict[str, A
         policy = Policy.read(config.policy, where=f"{where}: policy")
     anchored["policy"] = policy.model_dump(mode="json")
     # A hub id looks like a relative path: only a folder that is there is taken for one.
-    if (folder / Path(config.base_model).expanduser()).exists() or config.base_model.startswith((".", "~")):
+    if (folder / expand_user(config.base_model)).exists() or config.base_model.startswith((".", "~")):
         anchored["base_model"] = anchor(config.base_model)
     return anchored

@@ -42,6 +42,19 @@ def test_paths_are_relative_to_the_file_and_uris_stay(tmp_path: Path) -> None:
     assert (config.guard, config.task, config.seed, config.control_arm) == ("mixture", "lora", 0, True)
 
 
+def test_the_home_of_nobody_is_a_name_like_any_other(tmp_path: Path) -> None:
+    config = read_run_config(write(tmp_path, GOOD | {"benign_anchors": "~nobody at all/anchors.jsonl"}))
+    assert config.benign_anchors == str(tmp_path / "~nobody at all" / "anchors.jsonl")
+
+
+def test_rows_read_in_shares_are_a_parameter_of_another_pipeline(tmp_path: Path) -> None:
+    given = {"store": "s3://bucket/store", "code_digest": "sha256:0"}
+    parameters = read_run_config(write(tmp_path, GOOD | {"ingest_shares": 3})).to_parameters(**given)
+    assert parameters["shares"] == [0, 1, 2]
+    assert "shares" not in read_run_config(write(tmp_path, GOOD)).to_parameters(**given)
+    assert "ingest_shares" in error_of(write(tmp_path, GOOD | {"ingest_shares": 0}))
+
+
 def test_a_hub_id_is_no_path(tmp_path: Path) -> None:
     config = read_run_config(write(tmp_path, GOOD | {"base_model": "org/model"}))
     assert config.base_model == "org/model"
