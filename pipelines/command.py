@@ -218,6 +218,10 @@ def main() -> None:
     except SecvecError as error:
         _say_error(error)
         sys.exit(error.status)
+    finally:
+        # All is done and said: what comes only now would end in a traceback of the interpreter's.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _interrupt(*_: object) -> None:

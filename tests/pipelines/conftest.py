@@ -95,7 +95,7 @@ def secvec(
         return compile_anew(workspace=workspace, sharded=sharded) if workspace or sharded else compiled
 
     monkeypatch.setattr(pipeline_versions, "compile_pipeline", compile_once)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(*arguments: str) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["secvec", *arguments])
@@ -105,4 +105,5 @@ def secvec(
         return SimpleNamespace(status=ended.value.code or 0, out=said.out, err=said.err)
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

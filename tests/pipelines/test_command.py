@@ -179,3 +179,12 @@ def test_compile_writes_a_pipeline(config: Path, tmp_path: Path) -> None:
     done = secvec("compile", "--output", str(tmp_path / "p.yaml"), "--config", str(config))
     assert done.returncode == 0
     assert (tmp_path / "p.yaml").read_text().startswith("# PIPELINE DEFINITION")
+
+
+def test_a_signal_that_comes_when_all_is_done_changes_nothing() -> None:
+    late = "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    command = late + "from secvec.pipelines.command import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
