@@ -181,7 +181,7 @@ def _judge_end(status: int, said: str, met: dict[str, Any] | None) -> list[str]:
     if status == 0 and not met["delay"]:
         problems.append(f"it was killed ({met['signal']} to the {met['target']}) and ended with status 0")
     if "Traceback" in said:
-        problems.append(f"it printed a traceback: {said[-300:]}")
+        problems.append(f"it printed a traceback: {said[said.index('Traceback') :][:2000]}")
     return problems
 
 
