@@ -31,6 +31,7 @@ from secvec.pipelines.command_vector import vector
 from secvec.pipelines.command_verify import EPILOG as VERIFY_EPILOG
 from secvec.pipelines.command_verify import verify
 from secvec.pipelines.guarded_fine_tuning.config import Guard, RunConfig, Task
+from secvec.pipelines.interruption import interrupt
 from secvec.pipelines.worker import Runner
 
 ERROR, USAGE, NOT_PROMOTED, INTERRUPTED = 1, 2, 3, 130
@@ -212,7 +213,10 @@ def _take_common_options(
 def main() -> None:
     """Run the command line and exit."""
     # An orderly end on SIGTERM too, so that no step outlives the command.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    # A shell makes what runs in its background deaf to Ctrl-C, and so it stays.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         app()
     except SecvecError as error:
@@ -222,7 +226,3 @@ def main() -> None:
         # All is done and said: what comes only now would end in a traceback of the interpreter's.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -24,6 +24,7 @@ from secvec.pipelines.display import showing
 from secvec.pipelines.environment import step_environment
 from secvec.pipelines.guarded_fine_tuning.config import RunConfig
 from secvec.pipelines.inputs import check_inputs
+from secvec.pipelines.interruption import check_interrupted
 from secvec.pipelines.run_progress import EventReader, RunProgress
 from secvec.pipelines.worker import SECONDS_TO_STOP, Job, JobOutcome, Runner
 
@@ -166,6 +167,7 @@ def follow(
     try:
         with showing(progress, console) as lines:
             while True:
+                check_interrupted()
                 ended = _wait(process, seconds=0.2)
                 for event in events.read():
                     progress.take(event)

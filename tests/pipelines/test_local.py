@@ -6,12 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from secvec.components.shared.errors import SecvecError
+from secvec.pipelines import interruption
 from secvec.pipelines.environment import step_environment
 from secvec.pipelines.local import expected_steps, follow, opened_output
 
@@ -92,6 +94,18 @@ with running_step('one'):
         run(code, output)
     thread.join()
     assert not is_alive(int(child.read_text()))
+
+
+def test_an_interrupt_that_python_swallowed_ends_the_run_all_the_same(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interruption, "_asked", False)
+    with suppress(KeyboardInterrupt):  # as what is raised in a destructor
+        interruption.interrupt()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run("import time; time.sleep(600)", output)
+    assert time.monotonic() - started < 100
 
 
 def is_alive(pid: int) -> bool:
