@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -180,6 +181,8 @@ def _judge_end(status: int, said: str, met: dict[str, Any] | None) -> list[str]:
     problems = []
     if status == 0 and not met["delay"]:
         problems.append(f"it was killed ({met['signal']} to the {met['target']}) and ended with status 0")
+    # A run here begins with a fork, in whose hooks Python prints what a signal raises, and goes on.
+    said = re.sub(r"Exception ignored in: .*?KeyboardInterrupt: ?\n", "", said, flags=re.DOTALL)
     if "Traceback" in said:
         problems.append(f"it printed a traceback: {said[said.index('Traceback') :][:2000]}")
     return problems
