@@ -145,6 +145,9 @@ class ForkedProcess:
                 os.dup2(reading, 0)
                 os.close(self.stdin)
             _be(work, environment=environment, output=output, new_session=new_session)
+        # Popen, too, gives a process that has its session already.
+        while new_session and self.poll() is None and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.001)
 
     def poll(self) -> int | None:
         """The exit status, if it has ended."""
