@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from secvec.components.gate_promotion import approvals
+from secvec.components.gate_promotion import approvals, reconciliation
 from secvec.components.gate_promotion.approvals import approve, find_obstacle
 from secvec.components.gate_promotion.policy import Policy
 from secvec.components.gate_promotion.promotion import read_aliases
@@ -82,8 +83,23 @@ def test_enough_people_settle_it(board: Board) -> None:
     (reason,) = (one for one in settled["reasons"] if one["check"] == "approvals")
     assert (reason["outcome"], reason["source"]) == ("PASS", "approved by bob, carol")
     assert verify_model(fetch(board.case.model), verdict=fetch(receipt)).model_version == "1"
-    assert [entry["event"] for entry in audit.read_entries()].count("verdict_approved") == 2
+    logged = [(entry["event"], entry["fields"]) for entry in audit.read_entries()]
+    approved = [fields for event, fields in logged if event == "verdict_approved"]
+    assert [(one["approver"], one["verdict"]) for one in approved] == [
+        (name, board.verdict.digest) for name in ("bob", "carol")
+    ]
+    (promoted,) = (fields for event, fields in logged if event == "promotion_approved")
+    assert (promoted["verdict_digest"], promoted["approvers"]) == (board.verdict.digest, ["bob", "carol"])
     assert board.settle() == Reconciled()
+
+
+def test_what_is_approved_after_its_verdict_has_expired_is_not_promoted(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board.approve("bob", "carol")
+    later = datetime.now(UTC) + timedelta(days=board.case.policy.valid_days + 1)
+    monkeypatch.setattr(reconciliation, "datetime", SimpleNamespace(now=lambda zone: later))
+    assert (board.settle(), board.champion()) == (Reconciled(), None)
 
 
 def audit_receipt(board: Board) -> Reference:
