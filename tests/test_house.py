@@ -34,13 +34,14 @@ def test_every_folder_with_code_is_a_package() -> None:
             assert (folder / "__init__.py").is_file(), folder
 
 
-def test_there_are_six_components_and_two_that_frame_them() -> None:
+def test_there_are_six_components_two_that_frame_them_and_one_that_shares_the_reading() -> None:
     assert [path.parent.name for path in COMPONENTS] == [
         "compare_champion",
         "evaluate_harm",
         "fine_tune_guarded",
         "gate_promotion",
         "ingest_data",
+        "read_share",
         "record_outcome",
         "remove_security_vector",
         "train_security_vector",
