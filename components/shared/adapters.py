@@ -7,7 +7,7 @@ activates trainable (rule 2).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,18 +178,22 @@ def round_vector(model: PeftModel) -> None:
     """
     import torch
 
-    layers = (module for module in model.modules() if VECTOR in getattr(module, "lora_A", {}))
-    first: Any = next(layers)
+    _, first = next(_vector_layers(model))
     if first.get_base_layer().weight.dtype == torch.bfloat16:
         _set_vector_dtype(model, torch.bfloat16)
 
 
 def _set_vector_dtype(model: PeftModel, dtype: torch.dtype) -> None:
-    for module in model.modules():
-        if VECTOR in getattr(module, "lora_A", {}):
-            layer: Any = module
-            layer.lora_A[VECTOR].to(dtype)
-            layer.lora_B[VECTOR].to(dtype)
+    for _, layer in _vector_layers(model):
+        layer.lora_A[VECTOR].to(dtype)
+        layer.lora_B[VECTOR].to(dtype)
+
+
+def _vector_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
+    """The layers that the vector changes, by name."""
+    return (
+        (name, module) for name, module in model.named_modules() if VECTOR in getattr(module, "lora_A", {})
+    )
 
 
 def fold_vector(model: PeftModel) -> None:
@@ -208,16 +212,14 @@ def fold_vector(model: PeftModel) -> None:
     import torch
 
     with torch.no_grad():
-        for name, module in model.named_modules():
-            if VECTOR in getattr(module, "lora_A", {}):
-                layer: Any = module
-                weight = layer.get_base_layer().weight
-                if weight.dtype != torch.float32:
-                    raise SecvecError(
-                        f"a vector cannot be folded into {weight.dtype}", where=name, accepted="float32"
-                    )
-                weight += layer.get_delta_weight(VECTOR)
-                layer.scaling[VECTOR] *= -1
+        for name, layer in _vector_layers(model):
+            weight = layer.get_base_layer().weight
+            if weight.dtype != torch.float32:
+                raise SecvecError(
+                    f"a vector cannot be folded into {weight.dtype}", where=name, accepted="float32"
+                )
+            weight += layer.get_delta_weight(VECTOR)
+            layer.scaling[VECTOR] *= -1
     activate(model, task=True, vector=False)
 
 

@@ -239,7 +239,6 @@ def _read_shares(placement: Placement, *, shares: Any, **arguments: Any) -> dict
 
 def _fix(define: Callable[..., None], **values: Any) -> Callable[..., None]:
     """Take parameters from the pipeline's function and give them a value once for all."""
-
     signature = inspect.signature(define)
     kept = [one for name, one in signature.parameters.items() if name not in values]
 
@@ -272,10 +271,8 @@ def choose_pipeline(*, workspace: bool = False, sharded: bool = False) -> Any:
     """
     if not workspace and not sharded:
         return guarded_fine_tuning
-    fixed = {} if workspace else {"workspace_claim": ""}
-    if not sharded:
-        return _make_pipeline(_fix(_define, **fixed, shares=None))
-    return _make_pipeline(_fix(_define, **fixed))
+    unused = ({} if workspace else {"workspace_claim": ""}) | ({} if sharded else {"shares": None})
+    return _make_pipeline(_fix(_define, **unused))
 
 
 guarded_fine_tuning = _make_pipeline(_fix(_define, workspace_claim="", shares=None))

@@ -70,11 +70,8 @@ class Cell:
     @property
     def vector_key(self) -> str:
         """A name for what the vector depends on."""
-        mistaken = _MISTAKEN if self.mistaken_seeds else ""
-        seen = (
-            *(self.random_seed, self.seeds, self.hidden_category, self.hidden_phrasings),
-            *(self.architecture, mistaken),
-        )
+        seen = [self.random_seed, self.seeds, self.hidden_category, self.hidden_phrasings, self.architecture]
+        seen += [_MISTAKEN] if self.mistaken_seeds else []
         return "_".join(str(value) for value in seen if value != "")
 
     @property
