@@ -6,7 +6,7 @@ these bytes, one receipt, and aliases that show a version only after a receipt s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from secvec.components.gate_promotion.intents import Intent
 from secvec.components.gate_promotion.ledger import Grant, Ledger, Receipt
@@ -54,8 +54,12 @@ def carry_out(intent: Intent, ledger: Ledger, *, store: str, seconds: float = LE
     )
 
 
-def show_receipt(ledger: Ledger) -> None:
+def show_receipt(ledger: Ledger, *, only: Collection[str] | None = None) -> None:
     """Make the aliases show the newest receipt, also when it changes meanwhile.
+
+    Args:
+        ledger: The ledger.
+        only: The aliases to set; all if not given.
 
     Raises:
         SecvecError: MLflow does not answer, or the ledger cannot be read.
@@ -65,7 +69,7 @@ def show_receipt(ledger: Ledger) -> None:
         wanted = {alias: grant.version for alias, grant in latest.aliases.items()}
         found = read_aliases(ledger.name)
         for alias, version in wanted.items():
-            if found.get(alias) != version:
+            if found.get(alias) != version and (only is None or alias in only):
                 set_aliases(ledger.name, version, [alias])
         # A promoter that was late may just have shown an older receipt: look again before leaving.
         if ledger.latest().number == latest.number:

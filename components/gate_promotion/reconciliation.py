@@ -90,7 +90,7 @@ def _settle_aliases(ledger: Ledger, found: Reconciled, *, restore: bool, seconds
             audit.append("promotion_reconciled", model_name=ledger.name, shown=found.shown)
         turn.fill(Receipt(number=turn.number, kind="reconciliation", aliases=turn.before.aliases))
         if late or restore:
-            show_receipt(ledger)
+            show_receipt(ledger, only=None if restore else late)
             found.restored = bool(found.moved) and restore
 
 

@@ -96,6 +96,10 @@ def test_a_loss_is_compared_with_the_champions(bench: Any) -> None:
     assert against(bench) == {}
     put_champion(bench, utility_loss=0.38)
     assert against(bench) == {"utility_against_champion": "FAIL"}
+    reason = next(one for one in bench.judge().reasons if one.check == "utility_against_champion")
+    assert reason.figure == pytest.approx(0.4 / 0.38 - 1)
+    put_champion(bench, utility_loss=0.0)
+    assert against(bench) == {"utility_against_champion": "FAIL"}
 
 
 def test_the_champion_itself_is_not_compared(bench: Any) -> None:

@@ -182,7 +182,7 @@ def test_whoever_was_late_to_show_its_receipt_corrects_itself(
 def test_an_alias_that_somebody_else_moved_is_reported(shop: Shop) -> None:
     shop.promote(1)
     shop.promote(2)
-    connect().set_registered_model_alias(shop.name, "champion", "1")
+    point(shop, champion="1")
     for _ in range(2):
         assert shop.reconcile().moved == {"champion": ("1", "2")}
         assert read_aliases(shop.name)["champion"] == "1"
@@ -192,6 +192,30 @@ def test_an_alias_that_somebody_else_moved_is_reported(shop: Shop) -> None:
     assert shop.reconcile() == Reconciled()
     logged = [entry for entry in audit.read_entries() if entry["event"] == "alias_moved_by_other"]
     assert logged[0]["fields"]["found"] == "1"
+
+
+def point(shop: Shop, **versions: str) -> None:
+    for alias, version in versions.items():
+        connect().set_registered_model_alias(shop.name, alias, version)
+
+
+def test_aliases_that_late_promoters_set_are_told_from_moved_ones(shop: Shop) -> None:
+    shop.promote(1)
+    for number in (2, 3):
+        shop.crash(number, promoting, "set_aliases", after=False)
+    shop.promote(4)
+    # As if the two had only slept: each sets an alias of its own receipt when the turn is over.
+    point(shop, candidate="2", champion="3")
+    assert shop.reconcile() == Reconciled(shown=["candidate", "champion"])
+    assert read_aliases(shop.name) == {"candidate": "4", "champion": "4"}
+    # Version 1 was shown by a turn that ended: whoever shows it now is no late promoter.
+    point(shop, candidate="3", champion="1")
+    found = shop.reconcile()
+    assert found == Reconciled(shown=["candidate"], moved={"champion": ("1", "4")})
+    assert read_aliases(shop.name) == {"candidate": "4", "champion": "1"}
+    point(shop, candidate="2")
+    assert shop.reconcile(restore=True).restored
+    assert read_aliases(shop.name) == {"candidate": "4", "champion": "4"}
 
 
 def test_an_alias_without_any_receipt_is_reported(shop: Shop) -> None:

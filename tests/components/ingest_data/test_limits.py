@@ -75,6 +75,50 @@ def test_a_packed_bomb_is_refused_before_it_has_unpacked(
     assert "unpacks to more than" in error and "limits.max_ratio = 200" in error
 
 
+def _write_gzip(path: Path, rows: int) -> None:
+    path.write_bytes(gzip.compress((b'{"a": "' + b"x" * 1014 + b'"}\n') * rows))
+
+
+def _write_arrow(path: Path, rows: int) -> None:
+    table = pyarrow.table({"a": pyarrow.array(["x" * 1024] * rows)})
+    with pyarrow.OSFile(str(path), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("rows.jsonl.gz", _write_gzip), ("rows.arrow", _write_arrow)], ids=["gzip", "Arrow"]
+)
+def test_a_file_may_unpack_to_so_many_bytes(
+    tmp_path: Path, name: str, write: Callable[[Path, int], None]
+) -> None:
+    path = tmp_path / name
+    config = IngestConfig(limits=Limits(max_unpacked_bytes=1 << 20))
+
+    def count(rows: int) -> int:
+        write(path, rows)
+        with bring_file(SourceFile(str(path), name), "training_data", config=config) as local:
+            return len(list(open_rows(local.path, local.format, where="x", limits=config.limits)[1]))
+
+    assert count(1024) == 1024
+    with pytest.raises(SecvecError, match=r"more than 1048576 bytes.*max_unpacked_bytes = 1048576"):
+        count(1025)
+
+
+@pytest.mark.parametrize("where", ["", "/*.jsonl"], ids=["folder", "pattern"])
+def test_a_folder_may_hold_so_many_files(tmp_path: Path, where: str) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text("{}\n")
+    (tmp_path / "README.md").write_text("no rows")
+
+    def find(most: int) -> list[SourceFile]:
+        config = IngestConfig(limits=Limits(max_files=most))
+        return find_files("training_data", f"{tmp_path}{where}", config=config)
+
+    assert len(find(3)) == 3
+    with pytest.raises(SecvecError, match=r"has 3 files; accepted: at most limits\.max_files = 2"):
+        find(2)
+
+
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 @pytest.mark.parametrize("damage", ["cut", "foreign", "flipped"])
 def test_a_damaged_packed_file_is_refused(tmp_path: Path, ending: str, damage: str) -> None:
