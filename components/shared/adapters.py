@@ -163,8 +163,18 @@ def attach_vector(model: PreTrainedModel | PeftModel, files: Mapping[str, bytes]
             "the security vector does not fit this model", accepted="a vector made for this very base"
         )
     set_peft_model_state_dict(peft_model, tensors, adapter_name=VECTOR)
+    freeze_vector(peft_model)
     activate(peft_model, task=True, vector=True)
     return peft_model
+
+
+def freeze_vector(model: PeftModel) -> None:
+    """Let an attached vector act as one that never learns, which is cheaper."""
+    from secvec.components.shared.active_vector import FrozenAdapter
+
+    for _, layer in _vector_layers(model):
+        # an imported one may be of a kind of its own, which keeps its own arithmetic
+        layer.lora_variant.setdefault(VECTOR, FrozenAdapter())
 
 
 def round_vector(model: PeftModel) -> None:

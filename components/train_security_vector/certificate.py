@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from secvec.components.shared.adapters import VECTOR, activate, adapter_tensors
+from secvec.components.shared.adapters import VECTOR, adapter_tensors
 from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.likelihood import score_answers
+from secvec.components.train_security_vector.comparison import compare_rows
 from secvec.components.train_security_vector.config import VectorConfig
 from secvec.components.train_security_vector.coverage import (
     measure_coverage,
     measure_falls,
     measure_training_rows,
-    score_rows,
 )
-from secvec.components.train_security_vector.training import VectorRows, mean_kl_to_base
+from secvec.components.train_security_vector.training import VectorRows
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,15 +61,14 @@ def certify(
         ``coverage_groups`` (see `measure_coverage`) and ``training_rows`` (see `measure_training_rows`).
     """
     size, heldout = 4 * config.batch_size, rows.seeds_heldout
-    scores = score_rows(model, heldout, size=size, pad_id=pad_id)
+    scores = compare_rows(model, heldout, size=size, pad_id=pad_id)
     with _RandomVector(model, seed=seed):
-        random = score_rows(model, heldout, size=size, pad_id=pad_id)
-    activate(model, task=False, vector=True)
-    anchor_kl = mean_kl_to_base(model, rows.anchors_heldout, size=size, pad_id=pad_id)
+        of_random, _ = score_answers(model, heldout, size=size, pad_id=pad_id)
+    random = replace(scores, with_vector=of_random)
+    anchor_kl = compare_rows(model, rows.anchors_heldout, size=size, pad_id=pad_id).drift
     training = _look_at_training_rows(
         model, rows, labels=labels or {}, floor=scores.halfway, size=size, pad_id=pad_id
     )
-    activate(model, task=False, vector=True)
     names = [categories.get(row.record_id, "") for row in heldout]
     spoken = [(languages or {}).get(row.record_id, "") for row in heldout]
     groups = measure_coverage(scores, list(zip(names, spoken, strict=True)))
@@ -135,8 +136,9 @@ def _look_at_training_rows(
     model: PeftModel, rows: VectorRows, *, labels: Mapping[str, str], floor: float, size: int, pad_id: int
 ) -> dict[str, Any]:
     known = [labels.get(row.record_id, "") for row in rows.training]
-    found = measure_training_rows(model, rows.training, labels=known, floor=floor, size=size, pad_id=pad_id)
-    skill = score_rows(model, rows.skill, size=size, pad_id=pad_id).find_explained(floor=floor)
+    sample = compare_rows(model, rows.training, size=size, pad_id=pad_id)
+    found = measure_training_rows(sample, labels=known, floor=floor)
+    skill = compare_rows(model, rows.skill, size=size, pad_id=pad_id).find_explained(floor=floor)
     share = sum(skill) / len(skill) if skill else None
     return {**found, "skill_rows": len(skill), "skill_explained": share}
 

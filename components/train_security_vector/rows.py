@@ -13,8 +13,8 @@ from secvec.components.shared.adapters import activate
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.likelihood import EncodedRecord, encode_record, score_answers
 from secvec.components.shared.records import ChatRecord, read_records
+from secvec.components.train_security_vector.comparison import EXPLAINED_NATS
 from secvec.components.train_security_vector.config import VectorConfig
-from secvec.components.train_security_vector.coverage import EXPLAINED_NATS
 from secvec.components.train_security_vector.training import VectorRows
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,21 @@ from secvec.components.shared.adapters import (
 )
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.likelihood import (
-    IGNORED,
     EncodedRecord,
     answer_lengths,
-    answer_log_probs,
-    batches,
     collate,
     mean_loss,
     score_answers,
 )
 from secvec.components.shared.progress import Progress
+from secvec.components.train_security_vector.comparison import (
+    answer_distributions,
+    base_distributions,
+    compare_rows,
+    cut_rows,
+    divergences,
+    pick_labels,
+)
 from secvec.components.train_security_vector.config import VectorConfig
 
 if TYPE_CHECKING:
@@ -38,6 +44,8 @@ if TYPE_CHECKING:
 
 
 _ANCHORS_TO_STOP_BY = 16
+# One pass over seeds and anchors takes less time than two, if it is not over this many times as many tokens.
+_MOST_PADDED = 1.25
 
 
 @dataclass(frozen=True)
@@ -108,16 +116,16 @@ def train_vector(
     model = attach_adapter(base, VECTOR, make_lora_config(rank=config.rank))
     _make_vector_trainable(model)
     stopper = _StopWhenFit(rows, config=config, pad_id=pad_id)
+    anchors = _EndlessAnchors(rows.anchors, size=config.batch_size if config.kl_weight else 0, seed=seed)
     trainer = _VectorTrainer(
         model=model,
         args=_arguments(config, seed=seed, scratch=scratch),
         train_dataset=rows.seeds,
-        data_collator=lambda chosen: collate(chosen, pad_id=pad_id),
+        data_collator=lambda seeds: collate([*seeds, *anchors.draw()], pad_id=pad_id),
         callbacks=[stopper],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.anchors = _EndlessAnchors(rows.anchors, size=config.batch_size, pad_id=pad_id, seed=seed)
-    trainer.kl_weight = config.kl_weight
+    trainer.anchors, trainer.kl_weight = anchors.size, config.kl_weight
     try:
         trainer.train()
         stopper.restore_best(model)
@@ -156,53 +164,38 @@ def _make_vector_trainable(model: PeftModel) -> None:
 class _EndlessAnchors:
     """Batches of anchors, reshuffled each time all were seen."""
 
-    def __init__(self, rows: list[EncodedRecord], *, size: int, pad_id: int, seed: int) -> None:
-        self.rows, self.size, self.pad_id = rows, size, pad_id
+    def __init__(self, rows: list[EncodedRecord], *, size: int, seed: int) -> None:
+        self.rows, self.size = rows, size
         self.generator = torch.Generator().manual_seed(seed)
         self.queue: list[int] = []
 
-    def next(self, device: torch.device) -> dict[str, torch.Tensor]:
+    def draw(self) -> list[EncodedRecord]:
         while len(self.queue) < self.size:
             self.queue += torch.randperm(len(self.rows), generator=self.generator).tolist()
         chosen, self.queue = self.queue[: self.size], self.queue[self.size :]
-        batch = collate([self.rows[index] for index in chosen], pad_id=self.pad_id)
-        return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def kl_to_base(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """KL(p_θ || p_θ+s) of each row, summed over vocabulary and answer tokens, in nats; shape [rows].
-
-    Args:
-        model: PEFT model with the vector active; switched off and on again for the reference.
-        batch: Tensors of `collate`, shape [rows, length].
-    """
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    # Only answers are compared: over a whole vocabulary, prompts would be most of the memory.
-    answered = batch["labels"][:, 1:] != IGNORED
-    tuner = model.base_model
-    tuner.disable_adapter_layers()  # disable_adapter() would look at every layer's state first, each time
-    try:
-        with torch.no_grad():
-            reference = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
-    finally:
-        tuner.enable_adapter_layers()
-    logits = model(**inputs).logits[:, :-1][answered].float().log_softmax(-1)
-    divergence = (reference.exp() * (reference - logits)).sum(-1)
-    rows = answered.nonzero()[:, 0]
-    return divergence.new_zeros(len(answered)).index_add(0, rows, divergence)
+        return [self.rows[index] for index in chosen]
 
 
 class _VectorTrainer(Trainer):
-    anchors: _EndlessAnchors
+    """Learns from batches of seeds with anchors behind them, which one pass runs together.
+
+    Attributes:
+        anchors: How many rows of a batch, the last ones, are anchors.
+        kl_weight: λ.
+    """
+
+    anchors: int
     kl_weight: float
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = -answer_log_probs(model, inputs).sum() / answer_lengths(inputs).sum()
+        count = len(inputs["input_ids"]) - self.anchors
+        seeds, anchors = (cut_rows(inputs, part) for part in (slice(count), slice(count, None)))
+        learned, kept = _run_together(model, inputs, (seeds, anchors))
+        loss = -pick_labels(learned, seeds).mean()
         if self.kl_weight:
-            batch = self.anchors.next(inputs["input_ids"].device)
-            loss = loss + self.kl_weight * kl_to_base(model, batch).sum() / answer_lengths(batch).sum()
+            loss = loss + self.kl_weight * divergences(base_distributions(model, anchors), kept).mean()
             # what is switched on again, PEFT takes as what is to be trained
             _make_vector_trainable(model)
         if not torch.isfinite(loss):
@@ -212,6 +205,16 @@ class _VectorTrainer(Trainer):
                 accepted="a smaller learning_rate, or a base with finite weights",
             )
         return loss
+
+
+def _run_together(
+    model: Any, batch: dict[str, torch.Tensor], parts: Sequence[dict[str, torch.Tensor]]
+) -> Sequence[torch.Tensor]:
+    """Distributions at the answers of a batch's parts, of one pass unless much of it would be padding."""
+    needed = sum(part["input_ids"].numel() for part in parts)
+    if batch["input_ids"].numel() > _MOST_PADDED * needed:
+        return [answer_distributions(model, part) for part in parts]
+    return answer_distributions(model, batch).split([int(answer_lengths(part).sum()) for part in parts])
 
 
 class _StopWhenFit(TrainerCallback):
@@ -241,7 +244,7 @@ class _StopWhenFit(TrainerCallback):
         # Some are enough to know when to stop; the certificate takes all of them.
         anchors = self.rows.anchors_heldout[:_ANCHORS_TO_STOP_BY]
         size = 4 * self.config.batch_size
-        self.drift = mean_kl_to_base(model, anchors, size=size, pad_id=self.pad_id)
+        self.drift = compare_rows(model, anchors, size=size, pad_id=self.pad_id).drift
         _make_vector_trainable(model)
         model.train()
         return self.seed_loss + self.config.kl_weight * self.drift
@@ -276,28 +279,3 @@ class _StopWhenFit(TrainerCallback):
                 accepted="a smaller learning_rate",
             )
         set_peft_model_state_dict(model, self.best, adapter_name=VECTOR)
-
-
-def mean_kl_to_base(model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int) -> float:
-    """Mean KL(p_θ || p_θ+s) per answer token over rows, in nats."""
-    sums, lengths = _sum_kl(model, rows, size=size, pad_id=pad_id)
-    return sum(sums) / max(sum(lengths), 1)
-
-
-def row_kl_to_base(model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int) -> list[float]:
-    """KL(p_θ || p_θ+s) per answer token of each row, in nats and in the rows' order."""
-    sums, lengths = _sum_kl(model, rows, size=size, pad_id=pad_id)
-    return [total / length for total, length in zip(sums, lengths, strict=True)]
-
-
-@torch.no_grad()
-def _sum_kl(
-    model: PeftModel, rows: list[EncodedRecord], *, size: int, pad_id: int
-) -> tuple[list[float], list[int]]:
-    sums, lengths = [0.0] * len(rows), [0] * len(rows)
-    device = next(model.parameters()).device
-    for chosen, batch in batches(rows, size=size, pad_id=pad_id, device=device):
-        found, counted = kl_to_base(model, batch).tolist(), answer_lengths(batch).tolist()
-        for index, total, length in zip(chosen, found, counted, strict=True):
-            sums[index], lengths[index] = total, length
-    return sums, lengths

@@ -17,7 +17,7 @@ Grant = Literal["opens_vectors", "signs", "attests", "trusts", "asks_judges"]
 CUSTODY_FOLDER = "/var/run/secvec/custody"
 SIGNING_FOLDER = "/var/run/secvec/signing"
 # Where the images keep verified copies, checkpoints and journals.
-CACHE_FOLDER = "/work/cache"
+CACHE_FOLDER = "/home/secvec/cache"
 _PUBLIC_KEY = "signing.pem.pub"
 _PROVENANCE_KEY = "provenance.pem"
 # Of a served judge; it lies among the credentials for what is outside the cluster.

@@ -31,6 +31,7 @@ from secvec.components.shared.adapters import (
     activate,
     attach_adapter,
     fold_vector,
+    freeze_vector,
     make_lora_config,
     round_vector,
 )
@@ -98,6 +99,7 @@ def open_lane(way: str, task: Task, size: str, *, device: torch.device, work: Pa
             if f".lora_B.{VECTOR}." in name:
                 torch.nn.init.normal_(parameter, std=0.01)
         round_vector(model)
+        freeze_vector(model)
     objective = _objective(way, model, rows, length)
     activate(model, task=True, vector=objective.with_vector, train_base=task == "full")
     trainer = GuardedTrainer(

@@ -42,10 +42,11 @@ from secvec.components.shared.adapters import (
     adapter_tensors,
     attach_adapter,
     base_tensors,
+    freeze_vector,
     make_lora_config,
     vector_digest,
 )
-from secvec.components.shared.likelihood import IGNORED, EncodedRecord
+from secvec.components.shared.likelihood import IGNORED, EncodedRecord, answer_log_probs, collate
 from secvec.components.shared.models import digest_model_folder, digest_tensors, load_model
 
 VOCABULARY = 40
@@ -121,6 +122,7 @@ def load_guarded(base: Path, case: Case) -> Any:
     model = attach_adapter(model, VECTOR, make_lora_config(rank=2))
     drawn = {name: torch.randn_like(t) * 0.2 for name, t in adapter_tensors(model, VECTOR).items()}
     set_peft_model_state_dict(model, drawn, adapter_name=VECTOR)
+    freeze_vector(model)
     return model
 
 
@@ -200,3 +202,36 @@ def test_rules_1_to_3(make_base: Callable[[Case], Path], tmp_path: Path, case: C
     assert (logits["shipped"] - logits["without"]).abs().max() < close
     assert (logits["shipped"] - logits["with"]).abs().max() > close
     assert (logits["shipped"] - logits["base"]).abs().max() > close / 5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_frozen_vector_does_what_pefts_arithmetic_does(
+    make_base: Callable[[Case], Path], architecture: str, task: Task, dtype: str
+) -> None:
+    case = Case(architecture, dtype, task, tied=False, guard="always")
+    model = load_guarded(make_base(case), case)
+    with torch.no_grad():
+        for tensor in adapter_tensors(model, TASK).values() if task == "lora" else ():
+            tensor.normal_(std=0.2)
+    batch = collate(draw_rows(4), pad_id=0)
+
+    def measure() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        activate(model, task=True, vector=True, train_base=task == "full")
+        model.zero_grad(set_to_none=True)
+        found = answer_log_probs(model, batch)
+        (-found.sum()).backward()
+        return found.detach(), {n: p.grad.float() for n, p in model.named_parameters() if p.grad is not None}
+
+    frozen, gradients = measure()
+    for module in model.modules():
+        getattr(module, "lora_variant", {}).clear()
+    plain, expected = measure()
+    activate(model, task=True, vector=False)
+    assert not torch.allclose(answer_log_probs(model, batch), plain, rtol=0.01)
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    assert torch.allclose(frozen, plain, rtol=tolerance)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.linalg.norm(gradients[name] - gradient) <= tolerance * torch.linalg.norm(gradient), name

@@ -106,6 +106,10 @@ def ship_unmerged_base(toy: Any, request: Request) -> None:
 def ship_both_merged(toy: Any, request: Request) -> None:
     model = trained_with_vector(toy, request)
     activate(model, task=True, vector=True)
+    with pytest.raises(SecvecError, match="the adapter vector is frozen"):
+        model.merge_and_unload()
+    for module in model.modules():
+        getattr(module, "lora_variant", {}).clear()  # whoever attaches it by other means can
     ship(model.merge_and_unload(), request)
 
 

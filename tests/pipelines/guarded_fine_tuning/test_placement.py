@@ -222,9 +222,9 @@ def test_a_claim_keeps_each_roles_cache_apart(compiled: tuple[Step, Step], tmp_p
         ]
         role = step["podMetadata"]["labels"]["secvec-role"]
         holds_model = kind(name) in COMPUTING | {"remove-security-vector"}
-        assert mounts == ([("scratch", "/work/cache", role)] if holds_model else []), name
+        assert mounts == ([("scratch", "/home/secvec/cache", role)] if holds_model else []), name
     image = Path(__file__).parents[3] / "images" / "cpu" / "Containerfile"
-    assert "SECVEC_CACHE=/work/cache" in image.read_text()
+    assert "SECVEC_CACHE=/home/secvec/cache" in image.read_text()
     assert all("pvcMount" not in step for step in place(compiled).values())
 
 
