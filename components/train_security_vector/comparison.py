@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from secvec.components.shared.adapters import activate
 from secvec.components.shared.likelihood import IGNORED, EncodedRecord, answer_lengths, batches, mean_loss
@@ -100,11 +102,15 @@ def compare_rows(model: PeftModel, rows: Sequence[EncodedRecord], *, size: int, 
             _sum_rows(divergences(reference, changed), batch),
             answer_lengths(batch),
         )
-        lists = (found.without, found.with_vector, found.divergence, found.lengths)
+        lists: tuple[list[Any], ...] = (
+            found.without,
+            found.with_vector,
+            found.divergence,
+            found.lengths,
+        )
         for kept, values in zip(lists, figures, strict=True):
             for place, value in zip(chosen, values.tolist(), strict=True):
                 kept[place] = value
-    activate(model, task=False, vector=True)  # what is switched on again, PEFT takes as what is to be trained
     return found
 
 
@@ -118,14 +124,26 @@ def answer_distributions(model: Any, batch: dict[str, torch.Tensor]) -> torch.Te
 
 
 def base_distributions(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """`answer_distributions` of the base; adapters that act do so again afterwards, and can be trained."""
-    tuner = model.base_model
-    tuner.disable_adapter_layers()  # disable_adapter() would look at every layer's state first, each time
+    """`answer_distributions` of the base; adapters that act do so again afterwards."""
+    with torch.no_grad(), _without_adapters(model):
+        return answer_distributions(model, batch)
+
+
+@contextmanager
+def _without_adapters(model: Any) -> Iterator[None]:
+    """Let no adapter act for a moment.
+
+    PEFT's own switch also decides, parameter by parameter, what can be trained.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
     try:
-        with torch.no_grad():
-            return answer_distributions(model, batch)
+        yield
     finally:
-        tuner.enable_adapter_layers()
+        for layer, disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = disabled
 
 
 def divergences(reference: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:

@@ -116,7 +116,9 @@ def train_vector(
     model = attach_adapter(base, VECTOR, make_lora_config(rank=config.rank))
     _make_vector_trainable(model)
     stopper = _StopWhenFit(rows, config=config, pad_id=pad_id)
-    anchors = _EndlessAnchors(rows.anchors, size=config.batch_size if config.kl_weight else 0, seed=seed)
+    anchors = _EndlessAnchors(
+        rows.anchors, size=(config.batch_size + 1) // 2 if config.kl_weight else 0, seed=seed
+    )
     trainer = _VectorTrainer(
         model=model,
         args=_arguments(config, seed=seed, scratch=scratch),
@@ -196,8 +198,6 @@ class _VectorTrainer(Trainer):
         loss = -pick_labels(learned, seeds).mean()
         if self.kl_weight:
             loss = loss + self.kl_weight * divergences(base_distributions(model, anchors), kept).mean()
-            # what is switched on again, PEFT takes as what is to be trained
-            _make_vector_trainable(model)
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"the loss is not finite at step {self.state.global_step + 1} of the vector's training",

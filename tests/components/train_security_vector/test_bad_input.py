@@ -117,8 +117,8 @@ def test_a_loss_that_is_not_finite_is_refused_after_all_trials(
 ) -> None:
     from secvec.components.train_security_vector import training
 
-    spoilt = training.answer_log_probs
-    monkeypatch.setattr(training, "answer_log_probs", lambda *given: spoilt(*given) * torch.nan)
+    spoilt = training.pick_labels
+    monkeypatch.setattr(training, "pick_labels", lambda *given: spoilt(*given) * torch.nan)
     line = refusal(train, tmp_path / "store", trials=2)
     assert line == (
         "train_security_vector: the training of the security vector diverged in all of 2 trials; "
