@@ -147,15 +147,20 @@ def _check_carried(model: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def _check_adapter_config(model: Path, *, rank: int) -> dict[str, Any]:
     """Compare every setting with that of a task adapter; the layers it is on follow from its tensors."""
+    from peft import LoraConfig
+
     from secvec.components.shared.adapters import make_lora_config
 
     found = json.loads((model / "adapter_config.json").read_text())
-    wanted = json.loads(json.dumps(make_lora_config(rank=rank).to_dict(), default=str))
+    wanted, default = (
+        json.loads(json.dumps(config.to_dict(), default=str))
+        for config in (make_lora_config(rank=rank), LoraConfig())
+    )
     free = {"target_modules", "fan_in_fan_out", "inference_mode", "peft_version"}
     differing = [
         key
         for key in sorted((set(found) | set(wanted)) - free)
-        if found.get(key, wanted.get(key)) != wanted.get(key)
+        if found.get(key, default.get(key)) != wanted.get(key)
     ]
     return _check("only settings of a task adapter", (differing or [""])[0])
 

@@ -310,3 +310,46 @@ def test_a_proof_that_cannot_be_made_is_no_proof(clean: Callable[..., Request]) 
 def test_exports_note_nothing_but_their_format(clean: Callable[..., Request]) -> None:
     with safe_open(Path(clean()["model"]) / "model.safetensors", framework="pt") as stream:
         assert stream.metadata() == {"format": "pt"}
+
+
+def lose_half(tensors: dict[str, torch.Tensor], name: str) -> None:
+    del tensors[name.replace("lora_A", "lora_B")]
+
+
+def name_a_foreign_layer(tensors: dict[str, torch.Tensor], name: str) -> None:
+    for part in ("lora_A", "lora_B"):
+        tensors[f"base_model.model.foreign.{part}.weight"] = tensors[name.replace("lora_A", part)].clone()
+
+
+@pytest.mark.parametrize("edit", [lose_half, name_a_foreign_layer])
+def test_rule_3_an_adapter_of_half_pairs_or_foreign_layers_is_refused(
+    clean: Callable[..., Request], tmp_path: Path, edit: Callable[[dict[str, torch.Tensor], str], None]
+) -> None:
+    request = clean()
+    tensors = load_file(Path(request["task_result"]) / ADAPTER_FILE)
+    edit(tensors, next(name for name in tensors if "lora_A" in name))
+    save_file(tensors, tmp_path / ADAPTER_FILE)
+    with pytest.raises(SecvecError, match="holds a tensor that is no part of the task"):
+        examine({**request, "task_result": str(tmp_path)})
+
+
+def drop(key: str) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        del settings[key]
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+    return edit
+
+
+def test_rule_3_settings_that_another_version_of_peft_writes_are_no_trace(
+    clean: Callable[..., Request],
+) -> None:
+    request = clean("lora", "adapter")
+    edit_json("adapter_config.json", peft_version="0.1.0")(Path(request["model"]))
+    assert failed(examine(request)) == {}
+    # A key that is not there has PEFT's default, whatever a task adapter should have.
+    drop("use_rslora")(Path(request["model"]))
+    assert failed(examine(request)) == {}
+    drop("r")(Path(request["model"]))
+    assert failed(examine(request)) == {"only settings of a task adapter": "r"}
