@@ -65,8 +65,19 @@ class RunConfig(Settings):
             "code_digest": code_digest,
             "skip_unchanged": bool(self.skip_unchanged),
             "training_image": self.image,
+            "overrides": self._complete_overrides(),
             **sharded,
         }
+
+    def _complete_overrides(self) -> dict[str, dict[str, Any]]:
+        """The settings by step, with the one that follows from the guard.
+
+        `always` learns from harmful rows what the vector leaves of their loss: its vector is fit to the end.
+        """
+        if self.guard != "always":
+            return self.overrides
+        vector = {"fit_share": 0.0} | self.overrides.get("train_security_vector", {})
+        return self.overrides | {"train_security_vector": vector}
 
     @property
     def sharded(self) -> bool:

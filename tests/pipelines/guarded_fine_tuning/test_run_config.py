@@ -55,6 +55,18 @@ def test_rows_read_in_shares_are_a_parameter_of_another_pipeline(tmp_path: Path)
     assert "ingest_shares" in error_of(write(tmp_path, GOOD | {"ingest_shares": 0}))
 
 
+def test_the_vector_of_always_is_fit_to_the_end_unless_told_otherwise(tmp_path: Path) -> None:
+    def settings(**values: Any) -> dict[str, Any]:
+        config = read_run_config(write(tmp_path, GOOD | values))
+        found = config.to_parameters(store="s3://bucket/store", code_digest="sha256:0")["overrides"]
+        return dict(found.get("train_security_vector", {}))
+
+    assert settings() == {}
+    assert settings(guard="always") == {"fit_share": 0.0}
+    told = {"train_security_vector": {"fit_share": 0.2, "rank": 4}}
+    assert settings(guard="always", overrides=told) == told["train_security_vector"]
+
+
 def test_a_hub_id_is_no_path(tmp_path: Path) -> None:
     config = read_run_config(write(tmp_path, GOOD | {"base_model": "org/model"}))
     assert config.base_model == "org/model"
