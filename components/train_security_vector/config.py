@@ -25,8 +25,8 @@ class VectorConfig(Settings):
         description="passes in a row without a gain on held-out rows (a twentieth of the loss, or a "
         "hundredth of its fall so far), after which training ends, 1 or more",
     )
-    # `mixture` asks only whether the vector explains a row: a tenth of the loss does not change that. `always`
-    # learns from what is left, so that the pipeline sets 0 for it.
+    # `mixture` asks only whether the vector explains a row: a tenth of the loss does not change that. What is
+    # left `always` learns from: the pipeline sets 0 for it.
     fit_share: float = Field(
         0.1,
         ge=0,
