@@ -24,8 +24,8 @@ class FrozenAdapter(LoraVariant):
         """The layer's result with the adapter's part; x of shape [..., in], result of shape [..., out]."""
         down, up = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         # A view cannot be written into without a copy of its gradient, and a leaf not at all.
-        if result._is_view() or (result.is_leaf and result.requires_grad):
-            result = result.clone()
+        if result._is_view() or (result.is_leaf and result.requires_grad) or not result.is_contiguous():
+            result = result.clone(memory_format=torch.contiguous_format)
         found: torch.Tensor = _AddFrozen.apply(result, x, down, up, module.scaling[active_adapter])
         return found
 
@@ -53,7 +53,7 @@ class _AddFrozen(torch.autograd.Function):
         hidden = torch.nn.functional.linear(x, down).to(result.dtype)
         ctx.mark_dirty(result)
         flat = result.view(-1, result.shape[-1])
-        flat.addmm_(hidden.view(-1, hidden.shape[-1]), up.to(result.dtype).T, alpha=scaling)
+        flat.addmm_(hidden.reshape(-1, hidden.shape[-1]), up.to(result.dtype).T, alpha=scaling)
         return result
 
     @staticmethod
