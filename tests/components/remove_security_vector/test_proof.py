@@ -210,6 +210,14 @@ TRACES: dict[str, tuple[Callable[[Path], object], str]] = {
         edit_tensors(lambda tensors: tensors.update({n: t.double() for n, t in tensors.items()})),
         "every tensor equals base plus task",
     ),
+    "the same bytes as another type": (
+        edit_tensors(lambda tensors: tensors.update({n: t.view(torch.int32) for n, t in tensors.items()})),
+        "every tensor equals base plus task",
+    ),
+    "the same bytes in another shape": (
+        edit_tensors(lambda tensors: tensors.update({n: t.reshape(-1) for n, t in tensors.items()})),
+        "every tensor equals base plus task",
+    ),
     "notes in the header": (edit_tensors(lambda tensors: None, vector="AAAA"), "no notes beside the tensors"),
     "an extra file": (lambda folder: (folder / "notes.txt").write_text("x"), "only files of a model"),
     "an extra folder": (lambda folder: (folder / "original").mkdir(), "only files of a model"),
