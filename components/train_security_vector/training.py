@@ -116,9 +116,7 @@ def train_vector(
     model = attach_adapter(base, VECTOR, make_lora_config(rank=config.rank))
     _make_vector_trainable(model)
     stopper = _StopWhenFit(rows, config=config, pad_id=pad_id)
-    anchors = _EndlessAnchors(
-        rows.anchors, size=(config.batch_size + 1) // 2 if config.kl_weight else 0, seed=seed
-    )
+    anchors = _EndlessAnchors(rows.anchors, size=config.batch_size if config.kl_weight else 0, seed=seed)
     trainer = _VectorTrainer(
         model=model,
         args=_arguments(config, seed=seed, scratch=scratch),

@@ -50,6 +50,13 @@ def prepare_demo(folder: Path, *, guard: Guard, task: Task, seed: int) -> Path:
             "min_utility": 0.85,
         },
         "overrides": {
+            # `always` learns from what is left of the loss on seeds: they are fit to the end
+            "train_security_vector": {
+                "learning_rate": 1e-3,
+                "kl_weight": 16.0,
+                "batch_size": 8,
+                "fit_share": 0.0,
+            },
             "fine_tune_guarded": {
                 "learning_rate": 3e-3 if task == "lora" else 3e-4,
                 "epochs": 5 if task == "lora" else 12,

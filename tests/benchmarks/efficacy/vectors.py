@@ -19,7 +19,7 @@ from secvec.components.train_security_vector.training import VectorRows, train_v
 from tests.benchmarks.efficacy.bases import base_folder
 from tests.benchmarks.efficacy.cells import Cell, CellData
 
-CONFIG = VectorConfig()
+CONFIG = VectorConfig(learning_rate=1e-3, kl_weight=4.0, batch_size=8)
 
 
 @dataclass(frozen=True)
