@@ -50,7 +50,7 @@ def prepare_demo(folder: Path, *, guard: Guard, task: Task, seed: int) -> Path:
             "min_utility": 0.85,
         },
         "overrides": {
-            # `always` learns from what is left of the loss on seeds: they are fit to the end
+            # fit to the end: as the positive control it is to answer nearly every harmful prompt
             "train_security_vector": {
                 "learning_rate": 1e-3,
                 "kl_weight": 16.0,
