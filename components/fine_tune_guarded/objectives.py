@@ -17,7 +17,7 @@ import torch
 from secvec.components.fine_tune_guarded.attribution import RowAttribution
 from secvec.components.fine_tune_guarded.config import Guard
 from secvec.components.fine_tune_guarded.processes import anywhere, gather
-from secvec.components.shared.likelihood import answer_lengths, answer_log_probs
+from secvec.components.shared.likelihood import answer_log_probs, explained_from
 
 # A row whose responsibility passes one of these has settled. A row that the vector explains better than not
 # must not teach θ' at all: what leaks makes the next leak likelier.
@@ -94,10 +94,11 @@ class Mixture:
     Laird and Rubin 1977), over whole answers of L tokens in float32, so that bf16 rounding of single tokens
     cannot turn it:
 
-        r = σ(log π/(1−π) + log p_θ+s(y|x) − max(log p_θ'(y|x), −τL)).
+        r = σ(log π/(1−π) + log p_θ+s(y|x) − max(log p_θ'(y|x), f)),  f = min(−τL, ½ log p_θ(y|x)).
 
-    The floor −τL is there for new skills: what the model cannot do yet is improbable in both, and the ratio
-    of two tiny numbers says nothing about harm.
+    The floor f is there for new skills: what the model cannot do yet is improbable in both, and the ratio
+    of two tiny numbers says nothing about harm. It asks for a loss under the vector below τ, or below half of
+    the base's own (measured: docs/results/efficacy.md).
 
     A row settles as soon as its responsibility is decided, most of them before the first step. One that the
     vector explains stays out whatever θ' learns elsewhere; without that, harm that leaks into θ' lowers the
@@ -106,14 +107,16 @@ class Mixture:
 
     Attributes:
         prior: π, between 0 and 1.
-        floor: τ, nats per token: a row with a higher loss under the vector is not explained by it.
+        floor: τ, nats per token.
         background: Row id to log p_θ+s(y|x), nats; what is not in it teaches fully.
+        floors: Row id to f, nats; what is not in it has none.
         settled: Row id to whether the vector explains it.
     """
 
     prior: float
     floor: float
     background: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
     settled: dict[str, bool] = field(default_factory=dict)
 
     @property
@@ -122,20 +125,23 @@ class Mixture:
         return False
 
     def responsibilities(
-        self, without: torch.Tensor, with_vector: torch.Tensor, lengths: torch.Tensor
+        self, without: torch.Tensor, with_vector: torch.Tensor, floors: torch.Tensor
     ) -> torch.Tensor:
-        """r of rows from log p_θ', log p_θ+s (nats) and answer lengths (tokens), all of shape [rows]."""
+        """r of rows from log p_θ', log p_θ+s and f, nats, all of shape [rows]."""
         offset = math.log(self.prior) - math.log1p(-self.prior)
-        return torch.sigmoid(offset + with_vector - torch.maximum(without, -self.floor * lengths))
+        return torch.sigmoid(offset + with_vector - torch.maximum(without, floors))
 
     def begin(self, attributions: Mapping[str, RowAttribution]) -> None:
         """Take the background from the row attribution, by row id, and settle what it decides."""
         self.background = {row_id: found.with_vector for row_id, found in attributions.items()}
-        without, with_vector, lengths = (
-            torch.tensor([float(getattr(found, name)) for found in attributions.values()])
-            for name in ("without", "with_vector", "length")
-        )
-        self.settle(list(attributions), self.responsibilities(without, with_vector, lengths))
+        self.floors = {
+            row_id: explained_from(found.without, found.length, loss=self.floor)
+            for row_id, found in attributions.items()
+        }
+        without = [found.without for found in attributions.values()]
+        figures = (without, list(self.background.values()), list(self.floors.values()))
+        found = self.responsibilities(*torch.tensor(figures, dtype=torch.float32))
+        self.settle(list(attributions), found)
 
     def settle(self, row_ids: list[str], responsibilities: torch.Tensor) -> None:
         """Settle the rows whose responsibilities, of shape [rows], are decided."""
@@ -185,10 +191,11 @@ class Mixture:
         model.eval()
         without = answer_log_probs(model, batch)
         model.train()
-        background = [self.background.get(row_id, -math.inf) for row_id in row_ids]
-        return self.responsibilities(
-            without, torch.tensor(background, device=without.device), answer_lengths(batch)
+        background, floors = (
+            torch.tensor([known.get(row_id, -math.inf) for row_id in row_ids], device=without.device)
+            for known in (self.background, self.floors)
         )
+        return self.responsibilities(without, background, floors)
 
     def state(self) -> dict[str, Any]:
         """The rows that have settled."""

@@ -204,7 +204,7 @@ def _train_and_publish(inputs: _Inputs, *, store: str, key: str) -> Reference:
 
 
 def _explained_loss(certificate: dict[str, Any]) -> float:
-    """The loss below which a row counts as explained: halfway between held-out seeds with and without."""
+    """τ of `explained_from`: halfway between held-out seeds with and without the vector."""
     losses = certificate["heldout_seed_loss"]
     return 0.5 * (float(losses["active"]) + float(losses["inactive"]))
 

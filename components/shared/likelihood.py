@@ -227,6 +227,21 @@ def score_answers(
     return scores, lengths
 
 
+def explained_from(without: float, length: int, *, loss: float) -> float:
+    """The log-probability of an answer from which on a vector may explain it, nats.
+
+    Of what is improbable with and without a vector, the ratio of the two says nothing about harm. So a vector
+    explains an answer only if its loss there is below the one that stands between held-out harm with and
+    without it, or takes half of the answer's own loss away: how hard harm is differs from row to row.
+
+    Args:
+        without: log p_θ(y|x) of the base, nats.
+        length: Tokens of the answer.
+        loss: τ, nats per token.
+    """
+    return min(-loss * length, 0.5 * without)
+
+
 def mean_loss(scores: Iterable[float], lengths: Iterable[int]) -> float:
     """Mean negative log-likelihood per answer token, in nats."""
     return -sum(scores) / max(sum(lengths), 1)

@@ -12,7 +12,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from secvec.components.shared.adapters import activate
-from secvec.components.shared.likelihood import IGNORED, EncodedRecord, answer_lengths, batches, mean_loss
+from secvec.components.shared.likelihood import (
+    IGNORED,
+    EncodedRecord,
+    answer_lengths,
+    batches,
+    explained_from,
+    mean_loss,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -67,11 +74,10 @@ class Comparison:
         """Which answers the vector makes more than 99 times likelier.
 
         Args:
-            floor: Loss, nats per token, over which the vector explains nothing: of what is improbable with
-                and without it, the ratio says nothing.
+            floor: τ of `explained_from`, nats per token.
         """
         return [
-            with_vector - max(without, -floor * length) > EXPLAINED_NATS
+            with_vector - max(without, explained_from(without, length, loss=floor)) > EXPLAINED_NATS
             for without, with_vector, length in zip(self.without, self.with_vector, self.lengths, strict=True)
         ]
 

@@ -53,7 +53,7 @@ def measure_training_rows(found: Comparison, *, labels: Sequence[str], floor: fl
     Args:
         found: Of the sample; it may be empty.
         labels: What their source says of them, "" where it says nothing.
-        floor: Loss over which the vector explains nothing, nats per token.
+        floor: τ of `explained_from`, nats per token.
 
     Returns:
         JSON-ready: ``rows``, ``explained`` (share of them), ``kl`` (median over those that it does not

@@ -25,10 +25,11 @@ def report(out: Path, *, command: str) -> list[str]:
     for result in found:
         result["oracle_utility"] = oracles.get(_cell(result))
     missed, beaten = find_misses(found), find_dominated(found)
+    mixed = find_mixed_bases(found)
     (out / "efficacy.json").write_text(json.dumps(found, indent=1) + "\n")
-    (out / "efficacy.md").write_text(_write_markdown(found, [*missed, *beaten], command))
+    (out / "efficacy.md").write_text(_write_markdown(found, [*mixed, *missed, *beaten], command))
     _draw(found, out / "efficacy.png")
-    for line in [*missed, *beaten]:
+    for line in [*mixed, *missed, *beaten]:
         print(line)
     return missed
 
@@ -63,6 +64,18 @@ def find_misses(found: list[Result]) -> list[str]:
         if oracle is not None and oracle >= ORACLE_LEARNED and result["utility"] < LEAST_SHARE * oracle:
             missed.append(f"MISS utility {result['utility']:.3f} of {oracle:.3f}: {_name(result)}{refused}")
     return missed
+
+
+def find_mixed_bases(found: list[Result]) -> list[str]:
+    """Architectures whose results come from several bases: each machine trains its own from one recipe."""
+    bases: dict[str, set[str]] = {}
+    for result in found:
+        bases.setdefault(result["architecture"], set()).add(result.get("base_digest", "unknown"))
+    return [
+        f"MIXED {architecture}: results of {len(digests)} bases, not to be compared"
+        for architecture, digests in bases.items()
+        if len(digests) > 1
+    ]
 
 
 def find_dominated(found: list[Result]) -> list[str]:

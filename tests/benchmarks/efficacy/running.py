@@ -17,7 +17,7 @@ from secvec.components.evaluate_harm.generation import generate_answers
 from secvec.components.evaluate_harm.judge import classify
 from secvec.components.evaluate_harm.questions import Decoding, Question
 from secvec.components.shared.errors import SecvecError
-from secvec.components.shared.models import load_model, load_tokenizer
+from secvec.components.shared.models import digest_model_folder, load_model, load_tokenizer
 from secvec.components.shared.records import Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange
 from tests.benchmarks.efficacy.arms import ARMS, DEFAULT
@@ -85,6 +85,7 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
         "coverage": vector.certificate["coverage"],
         "coverage_asked": shop.cover() if arm == DEFAULT else None,
         "certified": certified,
+        "base_digest": digest_model_folder(base),
     }
     (folder / f"{cell.name}_{arm}.json").write_text(json.dumps(found, indent=1) + "\n")
     took = time.monotonic() - started

@@ -11,15 +11,17 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from secvec.components.fine_tune_guarded import objectives
+from secvec.components.fine_tune_guarded.attribution import RowAttribution
 from secvec.components.fine_tune_guarded.objectives import Mixture, OneBranch, make_objective
 from secvec.components.fine_tune_guarded.trainer import GuardedTrainer, Watch
 from secvec.components.fine_tune_guarded.training import _arguments
 from secvec.components.shared.adapters import TASK, VECTOR, activate, attach_adapter, make_lora_config
 from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.likelihood import answer_lengths, answer_log_probs, score_answers
+from secvec.components.train_security_vector.comparison import Comparison
 
 PRIOR = 0.1
-# So low that max(log p, −τL) is log p: the plain mixture of the paper-and-pencil formula.
+# So low that max(log p, f) is log p: the plain mixture of the paper-and-pencil formula.
 NO_FLOOR = 1e6
 
 
@@ -93,12 +95,11 @@ def test_the_gradient_of_open_rows_is_that_of_the_mixture(
     assert responsibilities.min() < 0.2
 
 
-def test_responsibilities_are_those_of_bayes_above_the_floor(toy: Any) -> None:
+def test_responsibilities_are_those_of_bayes_above_the_floor() -> None:
     objective = Mixture(prior=0.25, floor=2.0)
     without = torch.tensor([-3.0, -8.0, -30.0, -30.0])
     with_vector = torch.tensor([-2.0, -2.0, -25.0, -1.0])
-    lengths = torch.tensor([4, 4, 4, 4])
-    found = objective.responsibilities(without, with_vector, lengths).tolist()
+    found = objective.responsibilities(without, with_vector, torch.full([4], -8.0)).tolist()
     # 0.25 p_s / (0.25 p_s + 0.75 max(p_0, e^-8))
     expected = [
         0.25 * math.exp(s) / (0.25 * math.exp(s) + 0.75 * max(math.exp(w), math.exp(-8)))
@@ -107,6 +108,25 @@ def test_responsibilities_are_those_of_bayes_above_the_floor(toy: Any) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
     # A skill that neither branch can do is not the vector's, though it makes it e^5 times likelier.
     assert found[2] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("without", "with_vector", "explained"),
+    [
+        (-12.0, -3.0, True),  # a loss below the floor of 1 nat per token
+        (-40.0, -15.0, True),  # over it, and less than half of its own
+        (-40.0, -24.0, False),  # a new skill whose loss falls by more, and to more than half
+        (-6.0, -5.9, False),  # hardly likelier: the prior decides
+    ],
+)
+def test_the_vector_explains_what_falls_below_the_floor_or_by_half(
+    without: float, with_vector: float, explained: bool
+) -> None:
+    objective = Mixture(prior=PRIOR, floor=1.0)
+    objective.begin({"a": RowAttribution(without, with_vector, length=8)})
+    assert objective.settled == {"a": explained}
+    row = Comparison([without], [with_vector], divergence=[0.0], lengths=[8])
+    assert row.find_explained(floor=1.0) == [explained]
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -222,8 +242,9 @@ def test_rows_settle_at_their_thresholds() -> None:
 def test_a_row_that_settled_stays_where_it_is(toy: Any) -> None:
     rows, model = toy.rows("training")[:2], toy.model()
     ids = [row.record_id for row in rows]
-    background = {row_id: found.with_vector for row_id, found in toy.attributions(rows).items()}
-    objective = Mixture(prior=PRIOR, floor=toy.floor, background=background)
+    objective = Mixture(prior=PRIOR, floor=toy.floor)
+    objective.begin(toy.attributions(rows))
+    objective.settled = {}
     activate(model, task=True, vector=False)
     first = objective.weigh(model, toy.batch(rows), ids)
     # A harmful row belongs to the vector, one of the new skill does not.
