@@ -17,7 +17,12 @@ class VectorConfig(Settings):
     """
 
     rank: int = Field(16, ge=1, le=256, description="LoRA rank, 1 to 256")
-    learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak learning rate, above 0 and below 1")
+    learning_rate: float = Field(
+        3e-3,
+        gt=0,
+        lt=1,
+        description="learning rate at the start of each pass, from which it falls to 0; above 0 and below 1",
+    )
     max_epochs: int = Field(20, ge=1, le=1000, description="most passes over the seeds, 1 to 1000")
     patience: int = Field(
         2,
@@ -25,19 +30,18 @@ class VectorConfig(Settings):
         description="passes in a row without a gain on held-out rows (a twentieth of the loss, or a "
         "hundredth of its fall so far), after which training ends, 1 or more",
     )
-    # On rows that the guard keeps behind the vector a twentieth teaches little. At a tenth it may answer too
-    # few prompts as a positive control. `always` learns from what is left: the pipeline sets 0.
+    # `mixture` asks only whether the vector explains a row: a tenth of the loss does not change that.
+    # `always` learns from what is left: the pipeline sets 0 for it, and more patience.
     fit_share: float = Field(
-        0.05,
+        0.1,
         ge=0,
         lt=1,
         description="share of the untrained loss on held-out seeds at which they are fit and training ends, "
         "with half of max_anchor_kl kept; 0 to go on until nothing more is gained, below 1",
     )
-    # With half as many anchors, passes drift: measured in docs/results/cheaper_vectors.md.
-    batch_size: int = Field(8, ge=1, description="seeds (and as many anchors) per step, 1 or more")
+    batch_size: int = Field(8, ge=1, description="seeds (and half as many anchors) per step, 1 or more")
     kl_weight: float = Field(
-        16.0, ge=0, description="weight of KL(base || base + vector) on benign anchors, 0 or more"
+        4.0, ge=0, description="weight of KL(base || base + vector) on benign anchors, 0 or more"
     )
     max_length: int | None = Field(
         None, ge=2, description="longest sequence in tokens, 2 or more; the model's window when not given"

@@ -76,7 +76,7 @@ class RunConfig(Settings):
         """
         if self.guard != "always":
             return self.overrides
-        vector = {"fit_share": 0.0} | self.overrides.get("train_security_vector", {})
+        vector = {"fit_share": 0.0, "patience": 4} | self.overrides.get("train_security_vector", {})
         return self.overrides | {"train_security_vector": vector}
 
     @property

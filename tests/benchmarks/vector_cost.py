@@ -1,13 +1,14 @@
 """What a vector costs beside the fine-tune that it guards. Run: ``python -m tests.benchmarks.vector_cost``.
 
 In turn, on the demo's base: 1,000 rows fine-tuned for 3 epochs without a guard (default config, LoRA), and a
-vector found from 100 seeds and certified (default config). Prints one JSON object with the medians of wall
-and of processor time; exit status 1 if the vector takes over a tenth of the fine-tune, or fails.
+vector found from 100 seeds and certified (default config). Prints one JSON object with medians and means of
+wall and of processor time; exit status 1 if the vector takes over a tenth of the fine-tune, or fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import sys
@@ -117,9 +118,12 @@ def measure(work: Callable[[], Any]) -> tuple[float, float, Any]:
 def main() -> int:
     """Measure in turn and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--set", type=json.loads, default={}, help="settings of the vector, as JSON")
     options = parser.parse_args()
+    # The Trainer has garbage collected once a training; what the interpreter has loaded is none.
+    gc.collect()
+    gc.freeze()
     base = cached_base(cache_folder() / "demo")
     drawn = draw_rows(load_tokenizer(base))
     rows = VectorRows(**{name: part for name, part in drawn.items() if name != "rows"})
@@ -133,10 +137,17 @@ def main() -> int:
             taken.setdefault(f"{name}_processor_seconds", []).append(processor)
         print(json.dumps({"seed": seed, **vector[2]}), file=sys.stderr, flush=True)
     medians = {name: round(statistics.median(values), 3) for name, values in taken.items()}
-    share = medians["vector_processor_seconds"] / medians["fine_tune_processor_seconds"]
-    wall = medians["vector_seconds"] / medians["fine_tune_seconds"]
-    print(json.dumps({**medians, "share_of_wall": round(wall, 3), "share_of_processor": round(share, 3)}))
-    return int(wall > MOST)
+    # A vector takes one pass or some: the median is what most cost, the mean what many cost together.
+    shares = {
+        f"{name}_share_of_{kind}": round(
+            middle(taken[f"vector_{kind}"]) / middle(taken[f"fine_tune_{kind}"]), 3
+        )
+        for kind in ("seconds", "processor_seconds")
+        for name, middle in {"median": statistics.median, "mean": statistics.fmean}.items()
+    }
+    most = max(taken["vector_seconds"]) / statistics.median(taken["fine_tune_seconds"])
+    print(json.dumps({**medians, **shares, "most_expensive": round(most, 3)}))
+    return int(max(shares.values()) > MOST)
 
 
 if __name__ == "__main__":

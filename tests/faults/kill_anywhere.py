@@ -61,7 +61,9 @@ def main() -> int:
         running.add(_start_chain(out, number, chains[number], reference, result=done))
     for _ in running:
         os.wait()
-    return _sum_up(out, seed=options.seed, chains=len(chains))
+    status = _sum_up(out, seed=options.seed, chains=len(chains))
+    cut_short = options.chain is not None or options.seconds
+    return status if cut_short or _count_kills(out, seed=options.seed) >= options.points else 1
 
 
 def _start_chain(
@@ -181,7 +183,7 @@ def _plan(found: list[dict[str, Any]], *, seed: int, points: int) -> list[list[d
     """Spread a number of kills over all processes and along each, and deal them out to chains."""
     draw = random.Random(seed)
     processes = list(dict.fromkeys(point["process"] for point in found))
-    count = -(-points * 5 // (4 * len(processes)))  # not all of them are met
+    count = -(-points * 3 // (2 * len(processes)))  # not all of them are met
     chains: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     for name in processes:
         own = [(order, point) for order, point in enumerate(found) if point["process"] == name]

@@ -50,13 +50,6 @@ def prepare_demo(folder: Path, *, guard: Guard, task: Task, seed: int) -> Path:
             "min_utility": 0.85,
         },
         "overrides": {
-            # fit to the end: as the positive control it is to answer nearly every harmful prompt
-            "train_security_vector": {
-                "learning_rate": 1e-3,
-                "kl_weight": 16.0,
-                "batch_size": 8,
-                "fit_share": 0.0,
-            },
             "fine_tune_guarded": {
                 "learning_rate": 3e-3 if task == "lora" else 3e-4,
                 "epochs": 5 if task == "lora" else 12,

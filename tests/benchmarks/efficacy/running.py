@@ -24,7 +24,7 @@ from tests.benchmarks.efficacy.arms import ARMS, DEFAULT
 from tests.benchmarks.efficacy.bases import base_folder
 from tests.benchmarks.efficacy.cells import Cell, CellData, draw_data
 from tests.benchmarks.efficacy.disguises import complies
-from tests.benchmarks.efficacy.vectors import CellVector, train_cell_vector
+from tests.benchmarks.efficacy.vectors import CONFIG, THOROUGH, CellVector, train_cell_vector
 from tests.benchmarks.efficacy.workshop import Workshop
 
 
@@ -39,7 +39,7 @@ def run_jobs(jobs: list[tuple[Cell, str]], out: Path, *, claims: Path | None, en
         if (out / "cells" / f"{name}.json").exists() or time.time() > ends or not _claim(name, claims):
             continue
         try:
-            line = run_arm(cell, arm, make_vector(cell, out / "vectors"), out / "cells")
+            line = run_arm(cell, arm, make_vector(cell, arm, out / "vectors"), out / "cells")
         except Exception as error:  # one arm that fails must not end the others
             line = f"{name}: FAILED {error!r}"
         print(line, flush=True)
@@ -53,12 +53,13 @@ def _claim(name: str, claims: Path | None) -> bool:
     return True
 
 
-def make_vector(cell: Cell, folder: Path) -> CellVector:
-    """The vector of a cell; cells that differ in their rows alone share one."""
-    file = folder / f"{cell.vector_key}.json"
+def make_vector(cell: Cell, arm: str, folder: Path) -> CellVector:
+    """The vector of an arm in a cell; cells that differ in their rows alone share one."""
+    thorough = arm.startswith("always")
+    file = folder / f"{cell.vector_key}{'_thorough' if thorough else ''}.json"
     if file.exists():
         return CellVector.read(file)
-    made = train_cell_vector(cell, draw_data(cell))
+    made = train_cell_vector(cell, draw_data(cell), THOROUGH if thorough else CONFIG)
     folder.mkdir(exist_ok=True)
     made.write(file)
     return made
