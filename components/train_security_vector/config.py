@@ -8,6 +8,11 @@ from pydantic import Field
 
 from secvec.components.shared.settings import Settings
 
+# What a vector needs for `always`, which learns all rows behind it. What it leaves of a harmful row's loss is
+# learned, so it is fit to the end; and what it changes in a new skill is lost with it, which is less at a low
+# rate (measured: docs/results/vectors.md).
+FOR_ALWAYS: dict[str, float] = {"fit_share": 0.0, "patience": 4, "learning_rate": 1e-3}
+
 
 class VectorConfig(Settings):
     """How a security vector is trained and what it must prove.
@@ -31,7 +36,6 @@ class VectorConfig(Settings):
         "hundredth of its fall so far), after which training ends, 1 or more",
     )
     # `mixture` asks only whether the vector explains a row: a tenth of the loss does not change that.
-    # `always` learns from what is left: the pipeline sets 0 for it, and more patience.
     fit_share: float = Field(
         0.1,
         ge=0,

@@ -70,13 +70,12 @@ class RunConfig(Settings):
         }
 
     def _complete_overrides(self) -> dict[str, dict[str, Any]]:
-        """The settings by step, with the one that follows from the guard.
-
-        `always` learns from harmful rows what the vector leaves of their loss: its vector is fit to the end.
-        """
+        """The settings by step, with those that follow from the guard."""
         if self.guard != "always":
             return self.overrides
-        vector = {"fit_share": 0.0, "patience": 4} | self.overrides.get("train_security_vector", {})
+        from secvec.components.train_security_vector.config import FOR_ALWAYS
+
+        vector = FOR_ALWAYS | self.overrides.get("train_security_vector", {})
         return self.overrides | {"train_security_vector": vector}
 
     @property

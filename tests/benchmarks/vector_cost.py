@@ -138,12 +138,16 @@ def main() -> int:
         print(json.dumps({"seed": seed, **vector[2]}), file=sys.stderr, flush=True)
     medians = {name: round(statistics.median(values), 3) for name, values in taken.items()}
     # A vector takes one pass or some: the median is what most cost, the mean what many cost together.
+    middles: dict[str, Callable[[list[float]], float]] = {
+        "median": statistics.median,
+        "mean": statistics.fmean,
+    }
     shares = {
         f"{name}_share_of_{kind}": round(
             middle(taken[f"vector_{kind}"]) / middle(taken[f"fine_tune_{kind}"]), 3
         )
         for kind in ("seconds", "processor_seconds")
-        for name, middle in {"median": statistics.median, "mean": statistics.fmean}.items()
+        for name, middle in middles.items()
     }
     most = max(taken["vector_seconds"]) / statistics.median(taken["fine_tune_seconds"])
     print(json.dumps({**medians, **shares, "most_expensive": round(most, 3)}))

@@ -14,14 +14,13 @@ from secvec.components.shared.adapters import pack_vector
 from secvec.components.shared.likelihood import encode_record
 from secvec.components.shared.models import load_model, load_tokenizer
 from secvec.components.train_security_vector.certificate import certify
-from secvec.components.train_security_vector.config import VectorConfig
+from secvec.components.train_security_vector.config import FOR_ALWAYS, VectorConfig
 from secvec.components.train_security_vector.training import VectorRows, train_vector
 from tests.benchmarks.efficacy.bases import base_folder
 from tests.benchmarks.efficacy.cells import Cell, CellData
 
 CONFIG = VectorConfig()
-# As the pipeline has it for `always`, which learns from what the vector leaves of a row's loss.
-THOROUGH = VectorConfig(fit_share=0.0, patience=4)
+THOROUGH = VectorConfig.model_validate(FOR_ALWAYS)
 
 
 @dataclass(frozen=True)

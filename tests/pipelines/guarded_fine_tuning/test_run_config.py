@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from secvec.components.shared.errors import SecvecError
+from secvec.components.train_security_vector.config import FOR_ALWAYS
 from secvec.pipelines.guarded_fine_tuning.config import read_run_config
 
 GOOD: dict[str, Any] = {
@@ -62,8 +63,8 @@ def test_the_vector_of_always_is_fit_to_the_end_unless_told_otherwise(tmp_path: 
         return dict(found.get("train_security_vector", {}))
 
     assert settings() == {}
-    assert settings(guard="always") == {"fit_share": 0.0, "patience": 4}
-    told = {"train_security_vector": {"fit_share": 0.2, "patience": 1, "rank": 4}}
+    assert settings(guard="always") == FOR_ALWAYS
+    told = {"train_security_vector": {"fit_share": 0.2, "patience": 1, "learning_rate": 0.5, "rank": 4}}
     assert settings(guard="always", overrides=told) == told["train_security_vector"]
 
 
