@@ -62,16 +62,16 @@ def test_a_plan_spreads_over_all_processes_and_is_made_again() -> None:
     points = [
         {"process": process, "number": number, "event": "open", "path": ""}
         for process in ("command", "ingest_data", "worker")
-        for number in range(1, 41)
+        for number in range(1, 49)
     ]
     chains = _plan(points, seed=3, points=24)
     assert chains == _plan(points, seed=3, points=24)
     assert chains != _plan(points, seed=4, points=24)
-    assert [len(chain) for chain in chains] == [3] * 10
+    assert [len(chain) for chain in chains] == [3] * 12
     assert all(chain == sorted(chain, key=lambda kill: kill["order"]) for chain in chains)
     for process in ("command", "ingest_data", "worker"):
-        quarters = {(k["number"] - 1) // 4 for chain in chains for k in chain if k["process"] == process}
-        assert quarters == set(range(10))
+        shares = {(k["number"] - 1) // 4 for chain in chains for k in chain if k["process"] == process}
+        assert shares == set(range(12))
 
 
 @pytest.mark.slow
@@ -81,5 +81,5 @@ def test_killed_runs_end_in_the_same_model(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["problems"] == []
-    assert summary["kills"] >= 11
+    assert summary["kills"] >= 12
     assert done.returncode == 0
