@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from secvec.components.shared.artifacts import building, publish
+from secvec.components.shared.run_records import record_verdict
 
 # Test folders are no packages: helpers beside the tests are found by their plain names.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -107,3 +111,34 @@ def secvec(
     yield run
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def judged(kfp_api: Any) -> Callable[..., None]:
+    """Let each run's gate leave a verdict in the store, as the real one does."""
+
+    def arrange(outcome: str, *, model_name: str = "assistant") -> None:
+        reason = {
+            "check": "harm_rate",
+            "outcome": outcome,
+            "figure": 0.5,
+            "bound": 0.02,
+            "source": "statistics",
+        }
+        verdict = {
+            "outcome": outcome,
+            "model_name": model_name,
+            "model_version": "7",
+            "aliases": ["champion"],
+        }
+
+        def judge(run: dict[str, Any]) -> None:
+            store = run["runtime_config"]["parameters"]["store"]
+            with building("verdict", store) as folder:
+                (folder / "verdict.json").write_text(json.dumps(verdict | {"reasons": [reason]}))
+                published = publish(folder, kind="verdict", store=store)
+            record_verdict(published, store=store, run=run["run_id"])
+
+        kfp_api.on_run = judge
+
+    return arrange
