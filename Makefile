@@ -45,8 +45,9 @@ test-faults: setup ## Kill runs, spoil traffic, end trainings; OUT=folder, goes 
 		--runs $(or $(RUNS),20) --workers $(or $(WORKERS),2)
 	$(BIN)/python -m tests.faults.terminate_large --out $(or $(OUT),test-faults)/termination
 
-bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes, goes on where it was
-	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick)
+bench-efficacy: setup ## Compare the guards side by side; OUT=folder, TIER=quick|core|axes|all, WORKERS, goes on where it was
+	$(BIN)/python -m tests.benchmarks.efficacy $(or $(OUT),bench-efficacy) --tier $(or $(TIER),quick) \
+		--workers $(or $(WORKERS),2)
 
 mutation: setup ## Change the gate, the audit log and the absence proof: do tests notice? OUT=folder, goes on where it was
 	$(BIN)/python -m tests.benchmarks.mutation $(or $(OUT),bench-mutation)
