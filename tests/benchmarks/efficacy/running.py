@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from secvec.components.evaluate_harm.generation import generate_answers
 from secvec.components.evaluate_harm.judge import classify
 from secvec.components.evaluate_harm.questions import Decoding, Question
-from secvec.components.shared.errors import SecvecError
+from secvec.components.shared.errors import SecvecError, Terminated
 from secvec.components.shared.models import digest_model_folder, load_model, load_tokenizer
 from secvec.components.shared.records import Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import Exchange
@@ -74,6 +74,8 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
     stopped = ""
     try:
         model = ARMS[arm](shop)
+    except Terminated as error:  # the benchmark was asked to end: what was not finished has no result
+        raise SystemExit(error.status) from None
     except SecvecError as error:  # the watch has ended it: the base stays what it was
         stopped, model = str(error), load_model(base)
     found: dict[str, Any] = {
