@@ -64,8 +64,9 @@ def test_the_vector_of_always_is_fit_to_the_end_unless_told_otherwise(tmp_path: 
 
     assert settings() == {}
     assert settings(guard="always") == FOR_ALWAYS
-    told = {"train_security_vector": {"fit_share": 0.2, "patience": 1, "learning_rate": 0.5, "rank": 4}}
-    assert settings(guard="always", overrides=told) == told["train_security_vector"]
+    told = {"fit_share": 0.2, "rank": 4}
+    assert settings(guard="always", overrides={"train_security_vector": told}) == FOR_ALWAYS | told
+    assert settings(overrides={"train_security_vector": told}) == told
 
 
 def test_a_hub_id_is_no_path(tmp_path: Path) -> None:
