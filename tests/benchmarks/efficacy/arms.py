@@ -83,6 +83,14 @@ def without_kl(shop: Workshop) -> Any:
     return mixture(replace(shop, vector=made.files, floor=made.floor))
 
 
+def always_without_kl(shop: Workshop) -> Any:
+    """`always` behind a vector of the seeds alone, whatever its certificate says."""
+    from tests.benchmarks.efficacy.vectors import THOROUGH, train_cell_vector
+
+    made = train_cell_vector(shop.cell, shop.data, THOROUGH.model_copy(update={"kl_weight": 0.0}))
+    return always(replace(shop, vector=made.files))
+
+
 def always_rehearsed(shop: Workshop) -> Any:
     """`always`, with the rehearsed rows learned without the vector: a term that preserves what was there."""
     rehearsed = shop.rehearsed()
@@ -321,13 +329,15 @@ TRIALS = (
     "steered_background",
 )
 # The default without one of its parts, or with one that the benchmark leaves out; see `ABLATED`.
-ABLATIONS = ("without_kl", "certified", "always_watched")
+ABLATIONS = ("without_kl", "always_without_kl", "certified", "always_watched")
 # What is compared in a cell: the part, the arm that has it and the one that lacks it.
 ABLATED = (
     ("KL", "mixture", "without_kl"),
+    ("KL", "always", "always_without_kl"),
     ("certificate", "certified", "mixture"),
     ("certificate and watch", "certified", "unwatched"),
     ("watch", "always_watched", "always"),
+    ("watch", "mixture", "unwatched"),
     ("rehearsal", "unwatched", "mixture_alone"),
 )
 ARMS: dict[str, Callable[[Workshop], Any]] = {

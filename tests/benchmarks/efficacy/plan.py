@@ -38,7 +38,7 @@ def choose_arms(cell: Cell) -> Iterator[str]:
     if place == (2, 2000) or (cell.learning_rate in (1, 4) and cell.rows in (200, 20_000)):
         yield from COMPARISONS
     if place in ((2, 2000), (4, 2000)):
-        yield from ("without_kl", "always_watched", *TRIALS)
+        yield from ("without_kl", "always_without_kl", "always_watched", *TRIALS)
 
 
 def _rank(arm: str) -> int:
