@@ -21,7 +21,7 @@ from secvec.components.shared.errors import SecvecError
 from secvec.components.shared.models import digest_model_folder, digest_tensors, load_model
 from secvec.components.shared.records import write_records
 from secvec.components.train_security_vector.step import train_security_vector
-from secvec.components.train_security_vector.training import VectorRows, train_vector
+from secvec.components.train_security_vector.training import VectorRows, _VectorTrainer, train_vector
 
 # A vector that is trained for a moment passes these.
 LAX = {"max_epochs": 2, "min_explained": 0.01, "min_coverage_over_random": 1.0, "max_anchor_kl": 99.0}
@@ -178,6 +178,23 @@ def test_training_ends_when_nothing_is_gained_and_keeps_the_best(toy: Any, tmp_p
     assert all(later < before for before, later in itertools.pairwise(earlier))
     fewer = train_briefly(toy, load_model(toy.base), tmp_path, max_epochs=trained.epochs, patience=1)
     assert vector_digest(trained.model) == vector_digest(fewer.model)
+
+
+def test_the_rate_falls_within_each_pass_and_half_as_many_anchors_go_along(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss, seen = _VectorTrainer.compute_loss, []
+
+    def watched(self: Any, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
+        seen.append((self.optimizer.param_groups[0]["lr"], len(inputs["input_ids"]), self.anchors))
+        return compute_loss(self, model, inputs, *rest, **named)
+
+    monkeypatch.setattr(_VectorTrainer, "compute_loss", watched)
+    train_briefly(toy, load_model(toy.base), tmp_path, batch_size=6, max_epochs=3, learning_rate=1e-2)
+    # 24 seeds, four steps a pass: a quarter of a cosine's way each
+    falling = [1e-2 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    assert [rate for rate, _, _ in seen] == pytest.approx(3 * falling)
+    assert {(rows, anchors) for _, rows, anchors in seen} == {(9, 3)}
 
 
 def test_another_seed_makes_another_vector(toy: Any, tmp_path: Path) -> None:
