@@ -61,9 +61,8 @@ def main() -> int:
         running.add(_start_chain(out, number, chains[number], reference, result=done))
     for _ in running:
         os.wait()
-    status = _sum_up(out, seed=options.seed, chains=len(chains))
     cut_short = options.chain is not None or options.seconds
-    return status if cut_short or _count_kills(out, seed=options.seed) >= options.points else 1
+    return _sum_up(out, seed=options.seed, chains=len(chains), least=0 if cut_short else options.points)
 
 
 def _start_chain(
@@ -224,7 +223,7 @@ def _count_kills(out: Path, *, seed: int) -> int:
     return sum(len(chain["kills"]) for chain in found)
 
 
-def _sum_up(out: Path, *, seed: int, chains: int) -> int:
+def _sum_up(out: Path, *, seed: int, chains: int, least: int) -> int:
     results = [json.loads(path.read_text()) for path in sorted(out.glob(f"chain-{seed}-*.json"))]
     kills = [kill for result in results for kill in result["kills"]]
     by: dict[str, dict[str, int]] = {"process": {}, "signal": {}, "target": {}, "event": {}}
@@ -232,6 +231,8 @@ def _sum_up(out: Path, *, seed: int, chains: int) -> int:
         for key, counted in by.items():
             counted[kill[key]] = counted.get(kill[key], 0) + 1
     problems = [f"chain {r['number']}: {text}" for r in results for text in r["problems"]]
+    if len(kills) < least:
+        problems.append(f"{len(kills)} kills were met of {least} that were asked for")
     summary = {"chains": len(results), "of": chains, "kills": len(kills), "by": by, "problems": problems}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary, indent=1))
