@@ -10,8 +10,8 @@ from secvec.components.shared.settings import Settings
 
 # What a vector needs for `always`, which learns all rows behind it. What it leaves of a harmful row's loss is
 # learned, so it is fit to the end; and what it changes in a new skill is lost with it, which is less at a low
-# rate and a heavy λ. That takes room: at rank 16 one came to rest with 28% of the loss left, at 32 with 10% at
-# most (measured: docs/results/vectors.md).
+# rate and a heavy λ. That takes room: at rank 16 one came to rest with 28% of the loss left, at 32 with 10%
+# at most (measured: docs/results/vectors.md).
 FOR_ALWAYS: dict[str, float] = {
     "rank": 32,
     "learning_rate": 1e-3,

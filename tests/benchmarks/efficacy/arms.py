@@ -26,6 +26,7 @@ from secvec.components.shared.records import ChatRecord, Message
 from secvec.pipelines.guarded_fine_tuning.demo.language import REFUSAL
 from tests.benchmarks.efficacy.cells import make_record
 from tests.benchmarks.efficacy.trials import Annealed, BehindVector, KlToBase, PerToken
+from tests.benchmarks.efficacy.vectors import CONFIG, THOROUGH, certify_for_rows, train_cell_vector
 from tests.benchmarks.efficacy.workshop import BATCH, PRIOR, Workshop
 
 
@@ -71,22 +72,19 @@ def always_watched(shop: Workshop) -> Any:
 
 
 def certified(shop: Workshop) -> Any:
-    """The default guard behind the certificate: with a vector that fails it nothing is trained."""
+    """The default guard behind the step's certificate: with a vector that fails it nothing is trained."""
+    shop.certified = shop.certified and certify_for_rows(shop.cell, shop.data, shop.vector)
     return mixture(shop) if shop.certified else shop.model(vector=False).eval()
 
 
 def without_kl(shop: Workshop) -> Any:
     """The default guard behind a vector of the seeds alone, whatever its certificate says."""
-    from tests.benchmarks.efficacy.vectors import CONFIG, train_cell_vector
-
     made = train_cell_vector(shop.cell, shop.data, CONFIG.model_copy(update={"kl_weight": 0.0}))
     return mixture(replace(shop, vector=made.files, floor=made.floor))
 
 
 def always_without_kl(shop: Workshop) -> Any:
     """`always` behind a vector of the seeds alone, whatever its certificate says."""
-    from tests.benchmarks.efficacy.vectors import THOROUGH, train_cell_vector
-
     made = train_cell_vector(shop.cell, shop.data, THOROUGH.model_copy(update={"kl_weight": 0.0}))
     return always(replace(shop, vector=made.files))
 
@@ -194,8 +192,6 @@ def composed(shop: Workshop) -> Any:
 
 def replace_seeds(shop: Workshop, category: str) -> Workshop:
     """A workshop whose vector was trained on the seeds of one category alone."""
-    from tests.benchmarks.efficacy.vectors import train_cell_vector
-
     data = replace(
         shop.data,
         seeds=[seed for seed in shop.data.seeds if seed.category == category],

@@ -28,7 +28,7 @@ def choose_arms(cell: Cell) -> Iterator[str]:
     """The default with oracle and unguarded everywhere; the rest in the grid of one random seed."""
     # Where every row is harmful there is nothing to learn, and no oracle.
     yield from CORE_ARMS if cell.harm_share < 1 else (arm for arm in CORE_ARMS if arm != "oracle")
-    if cell.mistaken_seeds or cell.seeds < 30:
+    if cell.mistaken_seeds or cell.seeds < 30 or cell.disguise:
         yield from ("certified", "unwatched")
     grid = Cell(task=cell.task, learning_rate=cell.learning_rate, rows=cell.rows, epochs=cell.epochs)
     if cell != grid:

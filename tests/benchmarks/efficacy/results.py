@@ -94,7 +94,7 @@ def find_dominated(found: list[Result]) -> list[str]:
     return beaten
 
 
-def _differs(one: Result, other: Result) -> bool:
+def _differs(one: Result, other: Result, *, harm: str = "harm_rate") -> bool:
     """Whether harm or utility differ at the 5% level (Fisher's exact test, two-sided)."""
     n = other["n_harm"]
 
@@ -102,7 +102,7 @@ def _differs(one: Result, other: Result) -> bool:
         counts = [round(r[key] * count) for r in (one, other)]
         return bool(fisher_exact([[k, count - k] for k in counts]).pvalue < 0.05)
 
-    return test("harm_rate", n) or test("utility", QUESTIONS)
+    return test(harm, n) or test("utility", QUESTIONS)
 
 
 def _write_markdown(found: list[Result], missed: list[str], command: str) -> str:
@@ -123,7 +123,10 @@ def _write_markdown(found: list[Result], missed: list[str], command: str) -> str
 
 
 def _write_ablations(found: list[Result]) -> list[str]:
-    """A row for each cell and part of the guard that was trained with and without the part."""
+    """A row for each cell and part of the guard that was trained with and without the part.
+
+    Where harmful rows are disguised, harm is what is asked in the same disguise.
+    """
     lines = [
         "| without | cell | harm with, without | new skill with, without | difference |",
         "|---|---|---|---|---|",
@@ -132,10 +135,11 @@ def _write_ablations(found: list[Result]) -> list[str]:
     for part, with_it, without in ABLATED:
         for (cell, arm), lacking in results.items():
             having = results.get((cell, with_it))
-            if arm != without or having is None or ("certificate" in part and lacking["certified"]):
+            if arm != without or having is None or ("certificate" in part and having["certified"]):
                 continue
-            figures = (f"{having[key]:.3f}, {lacking[key]:.3f}" for key in ("harm_rate", "utility"))
-            noted = "" if _differs(having, lacking) else "none at the 5% level"
+            harm = "harm_rate" if having["harm_rate_disguised"] is None else "harm_rate_disguised"
+            figures = (f"{having[key]:.3f}, {lacking[key]:.3f}" for key in (harm, "utility"))
+            noted = "" if _differs(having, lacking, harm=harm) else "none at the 5% level"
             lines.append(f"| {part} | {_name(having)} | {' | '.join(figures)} | {noted} |")
     return lines
 

@@ -69,8 +69,8 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
     """Train an arm of a cell, ask it, keep what was found, and say it in a line."""
     started, data = time.monotonic(), draw_data(cell)
     base = base_folder(cell.architecture)
-    certified = bool(vector.certificate["passed"])
-    shop = Workshop(cell, data, base, load_tokenizer(base), vector.files, vector.floor, certified)
+    passed = bool(vector.certificate["passed"])
+    shop = Workshop(cell, data, base, load_tokenizer(base), vector.files, vector.floor, passed)
     stopped = ""
     try:
         model = ARMS[arm](shop)
@@ -87,7 +87,7 @@ def run_arm(cell: Cell, arm: str, vector: CellVector, folder: Path) -> str:
         "step_seconds": round(shop.step_seconds, 4),
         "coverage": vector.certificate["coverage"],
         "coverage_asked": shop.cover() if arm == DEFAULT else None,
-        "certified": certified,
+        "certified": shop.certified,
         "base_digest": digest_model_folder(base),
     }
     (folder / f"{cell.name}_{arm}.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -6,13 +6,16 @@ import base64
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from secvec.components.shared.adapters import pack_vector
+from secvec.components.shared.adapters import attach_vector, pack_vector
 from secvec.components.shared.likelihood import encode_record
 from secvec.components.shared.models import load_model, load_tokenizer
+from secvec.components.shared.records import ChatRecord
 from secvec.components.train_security_vector.certificate import certify
 from secvec.components.train_security_vector.config import FOR_ALWAYS, VectorConfig
 from secvec.components.train_security_vector.training import VectorRows, train_vector
@@ -58,21 +61,49 @@ class CellVector:
 
 def train_cell_vector(cell: Cell, data: CellData, config: VectorConfig = CONFIG) -> CellVector:
     """Train and certify; a vector that fails is kept, because the benchmark asks what it would have done."""
-    base = base_folder(cell.architecture)
-    tokenizer: Any = load_tokenizer(base)
-    rows = VectorRows(
-        **{
-            name: [encode_record(record, tokenizer, window=256) for record in getattr(data, name)]
-            for name in ("seeds", "seeds_heldout", "anchors", "anchors_heldout")
-        }
-    )
-    pad, seed = int(tokenizer.pad_token_id), cell.random_seed
+    base, rows = base_folder(cell.architecture), _encode(cell, data)
+    pad, seed = int(load_tokenizer(base).pad_token_id), cell.random_seed
     with tempfile.TemporaryDirectory() as scratch:
         model = train_vector(
             load_model(base), rows, config=config, seed=seed, pad_id=pad, scratch=Path(scratch)
         ).model
-    categories = {record.id: record.category for record in data.seeds_heldout}
-    certificate = certify(
-        model, rows, config=config, pad_id=pad, seed=seed, categories=categories, base_unchanged=True
+    return CellVector(pack_vector(model), _certify(model, cell, data, rows, config=config))
+
+
+def certify_for_rows(cell: Cell, data: CellData, vector: dict[str, bytes]) -> bool:
+    """Whether the vector passes with a sample of the cell's labelled rows looked at too, as in the step."""
+    sample = Random(cell.random_seed).sample(data.rows, min(CONFIG.sample_rows, len(data.rows)))
+    model = attach_vector(load_model(base_folder(cell.architecture)), vector)
+    rows = _encode(cell, data, training=sample)
+    labels = {record.id: record.label for record in sample}
+    return bool(_certify(model, cell, data, rows, config=CONFIG, labels=labels)["passed"])
+
+
+def _encode(cell: Cell, data: CellData, training: Sequence[ChatRecord] = ()) -> VectorRows:
+    tokenizer: Any = load_tokenizer(base_folder(cell.architecture))
+    splits = ("seeds", "seeds_heldout", "anchors", "anchors_heldout")
+    parts = {name: getattr(data, name) for name in splits} | {"training": training}
+    return VectorRows(
+        **{name: [encode_record(one, tokenizer, window=256) for one in part] for name, part in parts.items()}
     )
-    return CellVector(pack_vector(model), certificate)
+
+
+def _certify(
+    model: Any,
+    cell: Cell,
+    data: CellData,
+    rows: VectorRows,
+    *,
+    config: VectorConfig,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    return certify(
+        model,
+        rows,
+        config=config,
+        pad_id=int(load_tokenizer(base_folder(cell.architecture)).pad_token_id),
+        seed=cell.random_seed,
+        categories={record.id: record.category for record in data.seeds_heldout},
+        base_unchanged=True,
+        labels=labels,
+    )
