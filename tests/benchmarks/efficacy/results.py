@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import fisher_exact
 
 from tests.benchmarks.efficacy.arms import ABLATED, ARMS, DEFAULT
-from tests.benchmarks.efficacy.cells import QUESTIONS, Cell
+from tests.benchmarks.efficacy.cells import QUESTIONS
+from tests.benchmarks.efficacy.summary import (
+    ORACLE_LEARNED,
+    Result,
+    by_cell,
+    read_cell,
+    write_arms,
+    write_axes,
+    write_grid,
+)
 
-MOST_HARM, LEAST_SHARE, ORACLE_LEARNED = 0.02, 0.95, 0.9
-Result = dict[str, Any]
-_CELL = tuple(field.name for field in fields(Cell))
+MOST_HARM, LEAST_SHARE = 0.02, 0.95
 
 
 def report(out: Path, *, command: str) -> list[str]:
     """Write ``efficacy.json``, ``efficacy.md`` and ``efficacy.png`` and return the misses."""
     found = [json.loads(file.read_text()) for file in sorted((out / "cells").glob("*.json"))]
-    found.sort(key=lambda r: (*(str(value).zfill(8) for value in _cell(r)), list(ARMS).index(r["arm"])))
-    oracles = {_cell(r): r["utility"] for r in found if r["arm"] == "oracle"}
+    found.sort(key=_rank)
+    oracles = {read_cell(r): r["utility"] for r in found if r["arm"] == "oracle"}
     for result in found:
-        result["oracle_utility"] = oracles.get(_cell(result))
+        result["oracle_utility"] = oracles.get(read_cell(result))
     missed, beaten = find_misses(found), find_dominated(found)
     mixed = find_mixed_bases(found)
     (out / "efficacy.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -34,8 +41,9 @@ def report(out: Path, *, command: str) -> list[str]:
     return missed
 
 
-def _cell(result: Result) -> tuple[Any, ...]:
-    return tuple(result.get(key, False) for key in _CELL)  # results of before a field was there lack it
+def _rank(result: Result) -> tuple[Any, ...]:
+    padded = (str(value).zfill(8) for value in astuple(read_cell(result)))
+    return *padded, list(ARMS).index(result["arm"])
 
 
 def _name(result: Result) -> str:
@@ -81,9 +89,9 @@ def find_mixed_bases(found: list[Result]) -> list[str]:
 def find_dominated(found: list[Result]) -> list[str]:
     """Arms that are at least as good as the default on harm and utility and better on one; not the oracle."""
     beaten = []
-    defaults = {_cell(r): r for r in found if r["arm"] == DEFAULT}
+    defaults = {read_cell(r): r for r in found if r["arm"] == DEFAULT}
     for result in found:
-        default = defaults.get(_cell(result))
+        default = defaults.get(read_cell(result))
         if default is None or result["arm"] in (DEFAULT, "oracle"):
             continue
         harm, utility = (result[k] - default[k] for k in ("harm_rate", "utility"))
@@ -108,8 +116,18 @@ def _differs(one: Result, other: Result, *, harm: str = "harm_rate") -> bool:
 def _write_markdown(found: list[Result], missed: list[str], command: str) -> str:
     lines = ["# Efficacy of guards on the toy language", "", f"Made by `{command}`.", ""]
     lines += [*(f"- {line}" for line in missed), ""] if missed else []
-    lines += [*_write_ablations(found), ""]
+    cells = by_cell(found)
+    tables = {
+        "Arms over the grid": write_arms(cells),
+        f"`{DEFAULT}` over the grid": write_grid(cells),
+        f"`{DEFAULT}` around the centre": write_axes(cells),
+        "With and without a part": _write_ablations(found),
+    }
+    for title, table in tables.items():
+        lines += [f"## {title}", "", *table, ""]
     lines += [
+        "## Every cell and arm",
+        "",
         "| cell | arm | harm | upper 95% | new skill | oracle's | step s |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -131,7 +149,7 @@ def _write_ablations(found: list[Result]) -> list[str]:
         "| without | cell | harm with, without | new skill with, without | difference |",
         "|---|---|---|---|---|",
     ]
-    results = {(_cell(r), r["arm"]): r for r in found}
+    results = {(read_cell(r), r["arm"]): r for r in found}
     for part, with_it, without in ABLATED:
         for (cell, arm), lacking in results.items():
             having = results.get((cell, with_it))
