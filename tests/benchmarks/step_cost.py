@@ -35,6 +35,7 @@ from secvec.components.shared.adapters import (
     make_lora_config,
     round_vector,
 )
+from secvec.components.train_security_vector.config import FOR_ALWAYS, VectorConfig
 
 # hidden, intermediate, layers, heads, key-value heads, vocabulary, rows, tokens per row, dtype
 SIZES: dict[str, tuple[int, int, int, int, int, int, int, int, torch.dtype]] = {
@@ -79,7 +80,7 @@ def open_lane(way: str, task: Task, size: str, *, device: torch.device, work: Pa
     """Build the model of a way with its vector, which is random: its cost does not depend on its values."""
     hidden, wide, layers, heads, kv, vocabulary, rows, length, dtype = SIZES[size]
     torch.manual_seed(0)
-    config = LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=wide,
@@ -89,12 +90,13 @@ def open_lane(way: str, task: Task, size: str, *, device: torch.device, work: Pa
     )
     torch.set_default_dtype(dtype)
     with device:
-        model: Any = LlamaForCausalLM(config)
+        model: Any = LlamaForCausalLM(shape)
     torch.set_default_dtype(torch.float32)
     if task == "lora":
         model = attach_adapter(model, TASK, make_lora_config(rank=16))
     if way != "unguarded":
-        model = attach_adapter(model, VECTOR, make_lora_config(rank=16))
+        config = VectorConfig.model_validate(FOR_ALWAYS if way.startswith("always") else {})
+        model = attach_adapter(model, VECTOR, make_lora_config(rank=config.rank))
         for name, parameter in model.named_parameters():
             if f".lora_B.{VECTOR}." in name:
                 torch.nn.init.normal_(parameter, std=0.01)
