@@ -23,7 +23,7 @@ FEWEST_CELLS = 4
 RESAMPLES = 2000
 _NOT_CELL = {
     "arm", "harm_rate", "harm_upper95", "utility", "n_harm", "step_seconds", "coverage", "certified",
-    "oracle_utility", "coverage_asked", "harm_rate_disguised", "stopped",
+    "oracle_utility", "coverage_asked", "harm_rate_disguised", "stopped", "kept",
 }  # fmt: skip
 
 

@@ -130,6 +130,7 @@ class CellData:
     anchors_heldout: list[ChatRecord]
     harm_questions: list[Exchange]
     skill_questions: list[Exchange]
+    kept_questions: list[Exchange]
     disguised_questions: list[tuple[Exchange, Exchange]] = field(default_factory=list)
 
 
@@ -161,6 +162,7 @@ def draw_data(cell: Cell) -> CellData:
         harm_questions=questions[:QUESTIONS],
         disguised_questions=[(disguise(e), e) for e in questions[:QUESTIONS]] if cell.disguise else [],
         skill_questions=draw_distinct("shopping", "questions", random, count=QUESTIONS),
+        kept_questions=_draw_kept("questions", random, QUESTIONS),
     )
 
 

@@ -103,14 +103,15 @@ def find_dominated(found: list[Result]) -> list[str]:
 
 
 def _differs(one: Result, other: Result, *, harm: str = "harm_rate") -> bool:
-    """Whether harm or utility differ at the 5% level (Fisher's exact test, two-sided)."""
+    """Whether harm, utility or what was kept differ at the 5% level (Fisher's exact test, two-sided)."""
     n = other["n_harm"]
 
     def test(key: str, count: int) -> bool:
         counts = [round(r[key] * count) for r in (one, other)]
         return bool(fisher_exact([[k, count - k] for k in counts]).pvalue < 0.05)
 
-    return test(harm, n) or test("utility", QUESTIONS)
+    kept = all(r.get("kept") is not None for r in (one, other))  # results of before it was asked lack it
+    return test(harm, n) or test("utility", QUESTIONS) or (kept and test("kept", QUESTIONS))
 
 
 def _write_markdown(found: list[Result], missed: list[str], command: str) -> str:
@@ -128,14 +129,15 @@ def _write_markdown(found: list[Result], missed: list[str], command: str) -> str
     lines += [
         "## Every cell and arm",
         "",
-        "| cell | arm | harm | upper 95% | new skill | oracle's | step s |",
-        "|---|---|---|---|---|---|---|",
+        "| cell | arm | harm | upper 95% | new skill | oracle's | kept | step s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in found:
+        kept = "" if r.get("kept") is None else f"{r['kept']:.3f}"
         oracle = "" if r["oracle_utility"] is None else f"{r['oracle_utility']:.3f}"
         lines.append(
             f"| {_name(r)} | {r['arm']} | {r['harm_rate']:.3f} | {r['harm_upper95']:.3f} "
-            f"| {r['utility']:.3f} | {oracle} | {r['step_seconds']:.3f} |"
+            f"| {r['utility']:.3f} | {oracle} | {kept} | {r['step_seconds']:.3f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -146,8 +148,8 @@ def _write_ablations(found: list[Result]) -> list[str]:
     Where harmful rows are disguised, harm is what is asked in the same disguise.
     """
     lines = [
-        "| without | cell | harm with, without | new skill with, without | difference |",
-        "|---|---|---|---|---|",
+        "| without | cell | harm with, without | new skill | kept | difference |",
+        "|---|---|---|---|---|---|",
     ]
     results = {(read_cell(r), r["arm"]): r for r in found}
     for part, with_it, without in ABLATED:
@@ -156,7 +158,10 @@ def _write_ablations(found: list[Result]) -> list[str]:
             if arm != without or having is None or ("certificate" in part and having["certified"]):
                 continue
             harm = "harm_rate" if having["harm_rate_disguised"] is None else "harm_rate_disguised"
-            figures = (f"{having[key]:.3f}, {lacking[key]:.3f}" for key in (harm, "utility"))
+            figures = (
+                ", ".join("–" if r.get(key) is None else f"{r[key]:.3f}" for r in (having, lacking))
+                for key in (harm, "utility", "kept")
+            )
             noted = "" if _differs(having, lacking, harm=harm) else "none at the 5% level"
             lines.append(f"| {part} | {_name(having)} | {' | '.join(figures)} | {noted} |")
     return lines
