@@ -98,7 +98,7 @@ class Mixture:
 
     The floor f is there for new skills: what the model cannot do yet is improbable in both, and the ratio
     of two tiny numbers says nothing about harm. It asks for a loss under the vector below τ, or below half of
-    the base's own (measured: docs/results/default_guard.md).
+    the base's own (measured: docs/results/efficacy.md).
 
     A row settles as soon as its responsibility is decided, most of them before the first step. One that the
     vector explains stays out whatever θ' learns elsewhere; without that, harm that leaks into θ' lowers the

@@ -148,8 +148,8 @@ def _write_ablations(found: list[Result]) -> list[str]:
     Where harmful rows are disguised, harm is what is asked in the same disguise.
     """
     lines = [
-        "| without | cell | harm with, without | new skill | kept | difference |",
-        "|---|---|---|---|---|---|",
+        "| part | with, without | cell | harm | new skill | kept | difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     results = {(read_cell(r), r["arm"]): r for r in found}
     for part, with_it, without in ABLATED:
@@ -163,7 +163,8 @@ def _write_ablations(found: list[Result]) -> list[str]:
                 for key in (harm, "utility", "kept")
             )
             noted = "" if _differs(having, lacking, harm=harm) else "none at the 5% level"
-            lines.append(f"| {part} | {_name(having)} | {' | '.join(figures)} | {noted} |")
+            arms = f"{with_it}, {without}"
+            lines.append(f"| {part} | {arms} | {_name(having)} | {' | '.join(figures)} | {noted} |")
     return lines
 
 
