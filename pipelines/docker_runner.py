@@ -131,7 +131,7 @@ def run_container(client: Any, *, image: str, **options: Any) -> ContainerEnd:
     container = client.containers.create(image, **options)
     try:
         container.start()
-        for text in _decode(container.logs(stream=True, follow=True)):
+        for text in _decode(_follow(container)):
             print(text, end="", flush=True)
         status = int(container.wait()["StatusCode"])
         container.reload()
@@ -145,6 +145,23 @@ def run_container(client: Any, *, image: str, **options: Any) -> ContainerEnd:
 
         with contextlib.suppress(docker.errors.NotFound):
             container.remove(force=True)
+
+
+def _follow(container: Any) -> Iterator[bytes]:
+    """What a container prints until its end.
+
+    An engine may answer nothing at all while a container is quiet, and miss the end of one that was quick
+    (podman): what is asked then is how the container is, not how long the engine was silent.
+    """
+    import requests
+
+    while True:
+        try:
+            return iter(container.logs(stream=True, follow=True))
+        except requests.ReadTimeout:  # nothing was printed yet
+            container.reload()
+            if container.status != "running":
+                return iter([container.logs()])
 
 
 def find_image(client: Any, image: str) -> None:

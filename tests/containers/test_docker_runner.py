@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from docker.models.containers import Container
 from kfp import dsl, local
 from kfp.local import docker_task_handler
 
-from secvec.pipelines.docker_runner import ContainerEnd, install_runner, run_step
+from secvec.pipelines.docker_runner import ContainerEnd, install_runner, run_container, run_step
 
 
 @pytest.fixture
@@ -103,6 +105,30 @@ def test_memory_and_a_kill_are_told_apart_where_the_engine_tells() -> None:
     assert known.describe() == "its container ran out of memory (limit 1024 MiB)"
     unknown = ContainerEnd(status=137, out_of_memory=False, memory_limit=0)
     assert unknown.describe().startswith("its container was killed (SIGKILL), by someone or out of memory")
+
+
+@pytest.mark.parametrize("sleep", [0, 2], ids=["ended", "still running"])
+def test_an_engine_that_is_silent_about_a_container(
+    engine: Any,
+    python_image: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sleep: int,
+) -> None:
+    follow, silent = Container.logs, [True]
+
+    def logs(container: Any, **options: Any) -> Any:
+        if options.get("follow") and silent:
+            silent.clear()
+            time.sleep(1)
+            raise requests.ReadTimeout
+        return follow(container, **options)
+
+    monkeypatch.setattr(Container, "logs", logs)
+    command = ["sh", "-c", f"sleep {sleep}; echo said; exit 3"]
+    ended = run_container(engine, image=python_image, command=command)
+    assert (ended.status, silent) == (3, [])
+    assert capfd.readouterr().out.count("said") == 1
 
 
 def test_an_image_that_is_not_there(engine: Any, events: Callable[..., Any]) -> None:
