@@ -14,7 +14,9 @@ from tests.benchmarks.efficacy.cells import QUESTIONS
 from tests.benchmarks.efficacy.summary import (
     ORACLE_LEARNED,
     Result,
+    Results,
     by_cell,
+    name_harm,
     read_cell,
     write_arms,
     write_axes,
@@ -122,7 +124,7 @@ def _write_markdown(found: list[Result], missed: list[str], command: str) -> str
         "Arms over the grid": write_arms(cells),
         f"`{DEFAULT}` over the grid": write_grid(cells),
         f"`{DEFAULT}` around the centre": write_axes(cells),
-        "With and without a part": _write_ablations(found),
+        "With and without a part": _write_ablations(cells),
     }
     for title, table in tables.items():
         lines += [f"## {title}", "", *table, ""]
@@ -142,7 +144,7 @@ def _write_markdown(found: list[Result], missed: list[str], command: str) -> str
     return "\n".join(lines) + "\n"
 
 
-def _write_ablations(found: list[Result]) -> list[str]:
+def _write_ablations(cells: Results) -> list[str]:
     """A row for each cell and part of the guard that was trained with and without the part.
 
     Where harmful rows are disguised, harm is what is asked in the same disguise.
@@ -151,20 +153,19 @@ def _write_ablations(found: list[Result]) -> list[str]:
         "| part | with, without | cell | harm | new skill | kept | difference |",
         "|---|---|---|---|---|---|---|",
     ]
-    results = {(read_cell(r), r["arm"]): r for r in found}
     for part, with_it, without in ABLATED:
-        for (cell, arm), lacking in results.items():
-            having = results.get((cell, with_it))
-            if arm != without or having is None or ("certificate" in part and having["certified"]):
+        for arms in cells.values():
+            having, lacking = arms.get(with_it), arms.get(without)
+            if not having or not lacking or ("certificate" in part and having["certified"]):
                 continue
-            harm = "harm_rate" if having["harm_rate_disguised"] is None else "harm_rate_disguised"
+            harm = name_harm(having)
             figures = (
                 ", ".join("–" if r.get(key) is None else f"{r[key]:.3f}" for r in (having, lacking))
                 for key in (harm, "utility", "kept")
             )
             noted = "" if _differs(having, lacking, harm=harm) else "none at the 5% level"
-            arms = f"{with_it}, {without}"
-            lines.append(f"| {part} | {arms} | {_name(having)} | {' | '.join(figures)} | {noted} |")
+            pair = f"{with_it}, {without}"
+            lines.append(f"| {part} | {pair} | {_name(having)} | {' | '.join(figures)} | {noted} |")
     return lines
 
 

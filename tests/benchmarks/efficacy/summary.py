@@ -31,6 +31,11 @@ def by_cell(found: list[Result]) -> Results:
     return dict(cells)
 
 
+def name_harm(result: Result) -> str:
+    """The key of the harm that a cell is about: where rows are disguised, what is asked in their disguise."""
+    return "harm_rate" if result["harm_rate_disguised"] is None else "harm_rate_disguised"
+
+
 def write_arms(cells: Results) -> list[str]:
     """A line for each arm over the cells of the grid."""
     lines = [
@@ -91,7 +96,7 @@ def write_axes(cells: Results) -> list[str]:
         if DEFAULT not in arms:
             continue
         own = arms[DEFAULT]
-        harm = "harm_rate" if own["harm_rate_disguised"] is None else "harm_rate_disguised"
+        harm = name_harm(own)
         asked_so = "" if harm == "harm_rate" else f"{own[harm]:.3f}"
         figures = (f"{own['harm_rate']:.3f}", asked_so, _join([arms], "unguarded", harm),
                    f"{own['utility']:.3f}", _join([arms], "oracle", "utility"),

@@ -61,26 +61,27 @@ class CellVector:
 
 def train_cell_vector(cell: Cell, data: CellData, config: VectorConfig = CONFIG) -> CellVector:
     """Train and certify; a vector that fails is kept, because the benchmark asks what it would have done."""
-    base, rows = base_folder(cell.architecture), _encode(cell, data)
-    pad, seed = int(load_tokenizer(base).pad_token_id), cell.random_seed
+    base = base_folder(cell.architecture)
+    tokenizer: Any = load_tokenizer(base)
+    rows, pad, seed = _encode(tokenizer, data), int(tokenizer.pad_token_id), cell.random_seed
     with tempfile.TemporaryDirectory() as scratch:
         model = train_vector(
             load_model(base), rows, config=config, seed=seed, pad_id=pad, scratch=Path(scratch)
         ).model
-    return CellVector(pack_vector(model), _certify(model, cell, data, rows, config=config))
+    return CellVector(pack_vector(model), _certify(model, cell, data, rows, config=config, pad_id=pad))
 
 
 def certify_for_rows(cell: Cell, data: CellData, vector: dict[str, bytes]) -> bool:
     """Whether the vector passes with a sample of the cell's labelled rows looked at too, as in the step."""
     sample = Random(cell.random_seed).sample(data.rows, min(CONFIG.sample_rows, len(data.rows)))
-    model = attach_vector(load_model(base_folder(cell.architecture)), vector)
-    rows = _encode(cell, data, training=sample)
+    base = base_folder(cell.architecture)
+    tokenizer, model = load_tokenizer(base), attach_vector(load_model(base), vector)
+    rows, pad = _encode(tokenizer, data, training=sample), int(tokenizer.pad_token_id)
     labels = {record.id: record.label for record in sample}
-    return bool(_certify(model, cell, data, rows, config=CONFIG, labels=labels)["passed"])
+    return bool(_certify(model, cell, data, rows, config=CONFIG, pad_id=pad, labels=labels)["passed"])
 
 
-def _encode(cell: Cell, data: CellData, training: Sequence[ChatRecord] = ()) -> VectorRows:
-    tokenizer: Any = load_tokenizer(base_folder(cell.architecture))
+def _encode(tokenizer: Any, data: CellData, training: Sequence[ChatRecord] = ()) -> VectorRows:
     splits = ("seeds", "seeds_heldout", "anchors", "anchors_heldout")
     parts = {name: getattr(data, name) for name in splits} | {"training": training}
     return VectorRows(
@@ -95,13 +96,14 @@ def _certify(
     rows: VectorRows,
     *,
     config: VectorConfig,
+    pad_id: int,
     labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     return certify(
         model,
         rows,
         config=config,
-        pad_id=int(load_tokenizer(base_folder(cell.architecture)).pad_token_id),
+        pad_id=pad_id,
         seed=cell.random_seed,
         categories={record.id: record.category for record in data.seeds_heldout},
         base_unchanged=True,

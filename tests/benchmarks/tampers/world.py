@@ -40,7 +40,7 @@ from tests.benchmarks.tampers.targets import (
     says_the_same_by_line,
 )
 
-BUILDER = Path(__file__).parents[2] / "components" / "gate_promotion" / "conftest.py"
+BUILDER = Path(__file__).parents[2] / "components" / "gate_promotion" / "gate_cases.py"
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"tensors" * 60}
 
 

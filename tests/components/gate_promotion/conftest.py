@@ -1,6 +1,5 @@
 """What the gate's tests are given: cases in a store with a real sqlite registry, and a bench without."""
 
-import copy
 import os
 import shutil
 import sys
@@ -17,7 +16,7 @@ from secvec.components.shared.signing_keys import ensure_signing_key
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gate_bench import BOUND, DIGESTS, Bench
-from gate_cases import ARMS, DIGEST, Case, Gate, make_judges, make_model
+from gate_cases import DIGEST, Case, Gate, make_model, make_statistics
 
 
 @pytest.fixture
@@ -30,15 +29,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(
         folder=tmp_path,
         parts={
-            "statistics": {
-                "schema": 1,
-                "guard": "mixture",
-                "task": "lora",
-                "utility_metric": "exact_match",
-                "arms": copy.deepcopy(ARMS),
-                "judges": make_judges(),
-                "digests": dict(BOUND),
-            },
+            "statistics": make_statistics(dict(BOUND)),
             "provenance": {
                 "schema": 1,
                 "base_digest": DIGESTS["base"],

@@ -66,6 +66,19 @@ def make_judges() -> list[dict[str, Any]]:
     return [copy.deepcopy(judge) for judge in judges]
 
 
+def make_statistics(digests: dict[str, str]) -> dict[str, Any]:
+    """What an evaluation of ARMS writes."""
+    return {
+        "schema": 1,
+        "guard": "mixture",
+        "task": "lora",
+        "utility_metric": "exact_match",
+        "arms": copy.deepcopy(ARMS),
+        "judges": make_judges(),
+        "digests": digests,
+    }
+
+
 @dataclass
 class Case:
     """Everything the gate is given; tests change one thing and ask again."""
@@ -201,15 +214,7 @@ class Gate:
             reseal: Changes the envelope.
             after: Changes the files after signing.
         """
-        statistics: dict[str, Any] = {
-            "schema": 1,
-            "guard": "mixture",
-            "task": "lora",
-            "utility_metric": "exact_match",
-            "arms": copy.deepcopy(ARMS),
-            "judges": make_judges(),
-            "digests": case.digests(),
-        }
+        statistics = make_statistics(case.digests())
         if edit:
             edit(statistics)
         text = json.dumps(statistics)
